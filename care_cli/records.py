@@ -1,0 +1,88 @@
+"""What the stages hand to each other and to the catalog: plain frozen dataclasses, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+CATEGORIES = ("animal", "person", "vehicle")
+FLANKS = ("left", "right", "front", "back", "unknown")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """What is known of one image file's bytes; the row of `images`.
+
+    Sizes are upright pixels. `captured_at` is the camera's own wall clock, 'YYYY-MM-DD HH:MM:SS' with
+    the digits of DateTimeOriginal and any sub-seconds ('.123'), no zone; None when the camera wrote none.
+    """
+
+    sha256: str | None
+    bytes: int | None = None
+    state: str = "ok"  # ok | partial (decoded as far as it goes) | unreadable
+    failure: str | None = None  # why it is partial or unreadable
+    width: int | None = None
+    height: int | None = None
+    orientation: int = 1  # EXIF 1..8, already applied
+    captured_at: str | None = None
+    make: str | None = None
+    model: str | None = None
+    serial: str | None = None
+    latitude: float | None = None  # degrees, WGS 84, north positive
+    longitude: float | None = None  # degrees, WGS 84, east positive
+    temperature_c: float | None = None
+    lighting: str | None = None  # day | infrared
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One box as a detector gives it, in pixels of the image frame."""
+
+    box: tuple[float, float, float, float]  # x, y, w, h
+    confidence: float
+    label: str  # the model's own class name
+    category: str | None = None  # animal | person | vehicle; None: not stored
+    species: str | None = None  # where the model's classes are species
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A detection with the pixels that were cut for it (animals only)."""
+
+    detection: Detection
+    rect: tuple[int, int, int, int]  # x, y, w, h in whole pixels of the image frame
+    jpeg: bytes | None = None
+    size: tuple[int, int] | None = None  # stored width, height in px
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One entry of the registry (or a file described in its form), without its weights loaded."""
+
+    name: str
+    task: str  # detector | embedder | classifier | diffusion
+    family: str  # ultralytics | timm | open_clip | diffusers
+    sha256: str | None = None
+    md5: str | None = None
+    url: str | None = None
+    bytes: int | None = None
+    licence: str = "unknown"
+    source: str = ""
+    architecture: str = ""  # e.g. yolo11n, vit_small_patch16_224, ViT-B-16-quickgelu
+    input_size: int | None = None  # px
+    dim: int | None = None  # embedding length
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    shown: float | None = None  # confidence from which detections are shown
+    classes: dict[str, dict] = field(default_factory=dict)  # class name -> {category, species?}
+    default_for: tuple[str, ...] = ()  # e.g. ("detect:cpu",)
+    file: str | None = None  # weights inside the models folder, or an absolute path for a user's file
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Vectors of one model: `ids (N,) int64` crop ids, `vectors (N, dim) float32`, L2 norm 1."""
+
+    ids: np.ndarray
+    vectors: np.ndarray
