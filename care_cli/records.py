@@ -54,6 +54,7 @@ class Crop:
     rect: tuple[int, int, int, int]  # x, y, w, h in whole pixels of the image frame
     jpeg: bytes | None = None
     size: tuple[int, int] | None = None  # stored width, height in px
+    flank: str | None = None  # as an imported table says it
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class ModelSpec:
 
     name: str
     task: str  # detector | embedder | classifier | diffusion
-    family: str  # ultralytics | timm | open_clip | diffusers
+    family: str  # ultralytics | timm | open_clip | miewid | care | diffusers
     sha256: str | None = None
     md5: str | None = None
     url: str | None = None
@@ -78,6 +79,7 @@ class ModelSpec:
     classes: dict[str, dict] = field(default_factory=dict)  # class name -> {category, species?}
     default_for: tuple[str, ...] = ()  # e.g. ("detect:cpu",)
     file: str | None = None  # weights inside the models folder, or an absolute path for a user's file
+    files: tuple[str, ...] = ()  # a model of several files: their paths below the url and in its own folder
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,23 @@ class Embeddings:
 
     ids: np.ndarray
     vectors: np.ndarray
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which photos or crops a command means; None leaves a filter out. Dates are 'YYYY-MM-DD', inclusive."""
+
+    category: str | None = None
+    species: str | None = None
+    deployment: str | None = None
+    site: str | None = None
+    flank: str | None = None
+    since: str | None = None
+    until: str | None = None
+    confidence: float | None = None  # instead of the model's shown threshold
+    individual: str | None = None
+    unnamed: bool = False
+    undated: bool = False
+    unreadable: bool = False
+    run: int | None = None  # a detect run other than the active one
+    ids: tuple[int, ...] = ()  # only these
