@@ -67,16 +67,21 @@ class Replay:
     individuals: dict[int, Individual] = field(default_factory=dict)
     identities: dict[int, tuple[int, int]] = field(default_factory=dict)  # crop -> individual, decision
     attributes: dict[tuple[int, str], str | None] = field(default_factory=dict)
+    by_name: dict[str, int] = field(default_factory=dict)  # of the active individuals
 
     def individual(self, individual_id: int) -> Individual | None:
         return self.individuals.get(individual_id)
 
     def put_individual(self, individual_id: int, individual: Individual) -> None:
+        before = self.individuals.get(individual_id)
+        if before and before.status == "active":
+            del self.by_name[before.name]
+        if individual.status == "active":
+            self.by_name[individual.name] = individual_id
         self.individuals[individual_id] = individual
 
     def active(self, name: str) -> int | None:
-        named = (i for i, one in self.individuals.items() if one.status == "active" and one.name == name)
-        return next(named, None)
+        return self.by_name.get(name)
 
     def category(self, crop_id: int) -> str | None:
         return self.attributes.get((crop_id, "category"), self.model.get(crop_id))
@@ -176,18 +181,20 @@ def _apply_split(names: Names, entry: Decision) -> str | None:
     return None
 
 
-def in_force(log: Iterable[Decision]) -> list[Decision]:
-    """The entries that no undo takes back, oldest first. An undo may itself be undone by a later one."""
-    undone: set[int] = set()
-    kept = []
+def undone(log: Iterable[Decision]) -> set[int]:
+    """Ids of the entries that an undo takes back. An undo may itself be undone by a later one."""
+    taken_back: set[int] = set()
     for entry in sorted(log, key=lambda entry: -entry.id):
-        if entry.id in undone:
-            continue
-        if entry.action == "undo":
-            undone.add(entry.undoes)
-        else:
-            kept.append(entry)
-    return kept[::-1]
+        if entry.action == "undo" and entry.id not in taken_back:
+            taken_back.add(entry.undoes)
+    return taken_back
+
+
+def in_force(log: Iterable[Decision]) -> list[Decision]:
+    """The entries that say something and that no undo takes back, oldest first."""
+    log = sorted(log, key=lambda entry: entry.id)
+    taken_back = undone(log)
+    return [entry for entry in log if entry.action != "undo" and entry.id not in taken_back]
 
 
 def replay(log: Iterable[Decision], model: dict[int, str]) -> tuple[Replay, list[tuple[Decision, str]]]:

@@ -20,6 +20,8 @@ CREATE TABLE deployments (          -- a camera's stay at a site
   latitude      REAL CHECK (latitude BETWEEN -90 AND 90),      -- degrees, WGS 84
   longitude     REAL CHECK (longitude BETWEEN -180 AND 180),   -- degrees, WGS 84
   clock_shift_s INTEGER NOT NULL DEFAULT 0,  -- added to the camera's clock on reading, seconds
+  burst_gap_s   INTEGER NOT NULL DEFAULT 60,    -- a longer pause begins a new burst, seconds
+  event_gap_s   INTEGER NOT NULL DEFAULT 1800,  -- a longer pause begins a new event, seconds
   source_id     INTEGER REFERENCES sources(id),  -- where its folder was first seen, with folder_bytes
   folder_bytes  BLOB,               -- the camera's folder below that root (DCIM belongs to its parent)
   UNIQUE (source_id, folder_bytes)
@@ -187,11 +189,11 @@ CREATE TABLE decisions (            -- the log that everything said by hand or b
   individual_id INTEGER REFERENCES individuals(id),  -- whom it is about
   other_id      INTEGER REFERENCES individuals(id),  -- merge: survivor; split: the new one; different: the other
   value         TEXT,               -- a name, category, species or flank
-  crops         TEXT CHECK (json_valid(crops)),      -- split: the crop ids that leave
+  crops         TEXT CHECK (crops IS NULL OR json_valid(crops)),      -- split: the crop ids that leave
   undoes        INTEGER REFERENCES decisions(id),
   score         REAL,               -- similarity that the decision rested on
   probability   REAL,               -- calibrated, where there is one
-  evidence      TEXT CHECK (json_valid(evidence)),   -- run, best gallery crop, row of an imported table, ...
+  evidence      TEXT CHECK (evidence IS NULL OR json_valid(evidence)),   -- run, best gallery crop, row of an imported table, ...
   CHECK ((action = 'undo') = (undoes IS NOT NULL))
 ) STRICT;
 CREATE INDEX decisions_by_crop ON decisions(crop_id);

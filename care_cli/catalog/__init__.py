@@ -1,0 +1,15 @@
+"""The catalog: the one SQLite file of a survey, and the only room with SQL in it."""
+
+from care_cli.catalog.crops import CropsTable
+from care_cli.catalog.embeddings import EmbeddingsTable
+from care_cli.catalog.health import Health
+from care_cli.catalog.identity import IdentityLog
+from care_cli.catalog.photos import PhotosTable
+from care_cli.catalog.runs import RunsTable
+from care_cli.catalog.store import Store
+
+__all__ = ["Catalog"]
+
+
+class Catalog(PhotosTable, RunsTable, CropsTable, EmbeddingsTable, IdentityLog, Health, Store):
+    """An open catalog. One file per group of tables beside this one; `Store` opens, commits and closes."""

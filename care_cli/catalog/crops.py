@@ -1,0 +1,218 @@
+"""Crops and their pixels, and the listings of photos and crops."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from care_cli.records import Crop, Selection
+
+SHOWN = 0.2  # confidence from which detections are shown where the model says nothing
+
+# The crops that commands read: those of the active detect run from the shown confidence upward, all that were
+# imported, and every crop with a decision. A crop of the active run that covers a decided crop of another run
+# (same photo, same category, IoU >= 0.6) counts as that one.
+VISIBLE = """
+WITH decided AS MATERIALIZED (
+  SELECT DISTINCT crop_id AS id FROM decisions WHERE crop_id IS NOT NULL),
+candidates AS (
+  SELECT id FROM crops WHERE run_id = :run AND confidence >= :shown
+  UNION SELECT crops.id FROM crops JOIN runs ON runs.id = run_id WHERE command = 'import'
+  UNION SELECT id FROM decided),
+visible AS (
+  SELECT crops.* FROM crops JOIN candidates USING (id)
+  WHERE crops.id IN decided OR crops.run_id <> :run OR NOT EXISTS (
+    SELECT 1 FROM crops AS other WHERE other.image_id = crops.image_id AND other.run_id <> crops.run_id
+    AND other.category = crops.category AND other.id IN decided
+    AND max(0, min(other.x + other.w, crops.x + crops.w) - max(other.x, crops.x))
+      * max(0, min(other.y + other.h, crops.y + crops.h) - max(other.y, crops.y)) * 1.6
+      >= 0.6 * (other.w * other.h + crops.w * crops.h)))
+"""  # inter / (a + b - inter) >= 0.6  <=>  1.6 * inter >= 0.6 * (a + b)
+
+CROP_COLUMNS = """
+visible.id AS crop, visible.image_id AS image, visible.category, visible.species, visible.flank,
+round(visible.confidence, 3) AS confidence, individuals.name AS individual, visible.label,
+images.taken_at, images.deployment, images.site, images.event_id AS event,
+visible.x, visible.y, visible.w, visible.h, visible.run_id AS run,
+(SELECT path FROM image_files WHERE image_id = images.id ORDER BY gone_at IS NOT NULL, id LIMIT 1) AS path"""
+
+
+class CropsTable:
+    """`crops`, `crop_pixels`, `run_images`."""
+
+    def undone_images(self, run_id: int, image_ids: Sequence[int]) -> list[int]:
+        """Those of `image_ids` that a run has not dealt with yet, in the order given."""
+        marks = ", ".join("?" * len(image_ids))
+        done = self.rows(
+            f"SELECT image_id FROM run_images WHERE run_id = ? AND image_id IN ({marks})",
+            (run_id, *image_ids),
+        )
+        finished = {row["image_id"] for row in done}
+        return [image_id for image_id in image_ids if image_id not in finished]
+
+    def add_crops(self, run_id: int, image_id: int, crops: Sequence[Crop]) -> list[int]:
+        """Write what a run found in an image and that the run has dealt with it. Returns the crops' ids."""
+        ids = []
+        with self.transaction():
+            self.db.conn.execute("INSERT INTO run_images VALUES (?, ?)", (run_id, image_id))
+            for crop in crops:
+                found, size = crop.detection, crop.size or (None, None)
+                crop_id = self.value(
+                    "INSERT INTO crops (run_id, image_id, confidence, x, y, w, h, label, model_category, "
+                    "model_species, model_flank, category, species, flank, rect_x, rect_y, rect_w, rect_h, "
+                    "crop_width, crop_height) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                    (run_id, image_id, found.confidence, *found.box, found.label, found.category, found.species,
+                     crop.flank, found.category, found.species, crop.flank, *crop.rect, *size),
+                )  # fmt: skip
+                if crop.jpeg is not None:
+                    self.db.conn.execute("INSERT INTO crop_pixels VALUES (?, ?)", (crop_id, crop.jpeg))
+                ids.append(crop_id)
+        return ids
+
+    def pixels(self, crop_ids: Iterable[int]) -> dict[int, bytes]:
+        """The stored JPEGs of these crops, by crop id; crops without pixels are left out."""
+        ids = json.dumps(list(crop_ids))
+        rows = self.rows(
+            "SELECT crop_id, jpeg FROM crop_pixels WHERE crop_id IN (SELECT value FROM json_each(?))", (ids,)
+        )
+        return {row["crop_id"]: row["jpeg"] for row in rows}
+
+    def replace_pixels(self, crop_id: int, jpeg: bytes) -> None:
+        """Put other pixels in place of a crop's; embeddings of the old ones go."""
+        with self.transaction():
+            self.db.conn.execute("UPDATE crop_pixels SET jpeg = ? WHERE crop_id = ?", (jpeg, crop_id))
+            self.db.conn.execute("DELETE FROM embeddings WHERE crop_id = ?", (crop_id,))
+
+    def decided_people(self, image_id: int) -> list[tuple[float, float, float, float]]:
+        """Boxes that a decision calls persons in this image, whatever run found them: `(x, y, w, h)` px."""
+        rows = self.rows(
+            "SELECT x, y, w, h FROM crops WHERE image_id = ? AND category = 'person' AND model_category <> 'person'",
+            (image_id,),
+        )
+        return [(row["x"], row["y"], row["w"], row["h"]) for row in rows]
+
+    def neighbours(self, crop_id: int) -> list[dict]:
+        """The other crops of the same image that have pixels: id, rectangle and stored size."""
+        return self.rows(
+            "SELECT id, rect_x, rect_y, rect_w, rect_h, crop_width, crop_height FROM crops "
+            "JOIN crop_pixels ON crop_id = id WHERE id <> :id "
+            "AND image_id = (SELECT image_id FROM crops WHERE id = :id)",
+            {"id": crop_id},
+        )
+
+    def crop(self, crop_id: int) -> dict | None:
+        """One crop's row, or None."""
+        rows = self.rows("SELECT * FROM crops WHERE id = ?", (crop_id,))
+        return rows[0] if rows else None
+
+    def shown_confidence(self, run_id: int) -> float:
+        """The confidence from which a run's detections are shown: its model's own, else 0.2."""
+        shown = self.value(
+            "SELECT json_extract(spec, '$.shown') FROM runs JOIN models ON models.id = model_id WHERE runs.id = ?",
+            (run_id,),
+        )
+        return SHOWN if shown is None else shown
+
+    def _visible(self, selection: Selection) -> dict:
+        run_id = self.active_run(selection.run)
+        shown = selection.confidence
+        return {"run": run_id, "shown": self.shown_confidence(run_id) if shown is None else shown}
+
+    def crop_rows(self, selection: Selection) -> list[dict]:
+        """Crops as a listing shows them, in the order of their photos' times."""
+        parameters = self._visible(selection)
+        where = ["1"]
+        equal = {
+            "visible.category": selection.category,
+            "visible.species": selection.species,
+            "visible.flank": selection.flank,
+            "individuals.name": selection.individual,
+        }
+        for column, value in equal.items():
+            if value is not None:
+                where.append(f"{column} = :{column.replace('.', '_')}")
+                parameters[column.replace(".", "_")] = value
+        if selection.unnamed:
+            where.append("individuals.id IS NULL")
+        if selection.ids:
+            where.append("visible.id IN (SELECT value FROM json_each(:ids))")
+            parameters["ids"] = json.dumps(selection.ids)
+        where += _image_filters(selection, parameters)
+        return self.rows(
+            f"{VISIBLE} SELECT {CROP_COLUMNS} FROM visible "
+            "JOIN timed_images AS images ON images.id = visible.image_id "
+            "LEFT JOIN crop_identity ON crop_identity.crop_id = visible.id "
+            "LEFT JOIN individuals ON individuals.id = crop_identity.individual_id "
+            f"WHERE {' AND '.join(where)} ORDER BY images.taken_at, images.id, visible.id",
+            parameters,
+        )
+
+    def image_rows(self, selection: Selection) -> list[dict]:
+        """Photos as a listing shows them, with how many visible crops of each category they hold."""
+        parameters = self._visible(selection)
+        where = ["images.state <> 'unseen'", *_image_filters(selection, parameters)]
+        if selection.category:
+            where.append(f"{selection.category}s > 0")
+        if selection.species:
+            where.append("instr(',' || species || ',', ',' || :species || ',')")
+            parameters["species"] = selection.species
+        if selection.individual:
+            where.append("instr(',' || individuals || ',', ',' || :individual || ',')")
+            parameters["individual"] = selection.individual
+        if selection.unnamed:
+            where.append("unnamed > 0")
+        return self.rows(
+            f"""{VISIBLE}, found AS (
+              SELECT image_id, sum(category = 'animal') AS animals, sum(category = 'person') AS persons,
+                sum(category = 'vehicle') AS vehicles, group_concat(DISTINCT visible.species) AS species,
+                group_concat(DISTINCT individuals.name) AS individuals,
+                sum(category = 'animal' AND individuals.id IS NULL) AS unnamed
+              FROM visible LEFT JOIN crop_identity ON crop_identity.crop_id = visible.id
+              LEFT JOIN individuals ON individuals.id = individual_id GROUP BY image_id)
+            SELECT images.id AS image, images.taken_at, images.deployment, images.site, images.state,
+              coalesce(animals, 0) AS animals, coalesce(persons, 0) AS persons, coalesce(vehicles, 0) AS vehicles,
+              found.species, found.individuals, images.lighting, images.temperature_c, images.burst_id AS burst,
+              images.event_id AS event, images.width, images.height, images.failure,
+              (SELECT path FROM image_files WHERE image_id = images.id ORDER BY gone_at IS NOT NULL, id LIMIT 1) AS path
+            FROM timed_images AS images LEFT JOIN found ON found.image_id = images.id
+            WHERE {" AND ".join(where)} ORDER BY images.taken_at, images.id""",
+            parameters,
+        )
+
+    def unread_files(self) -> list[dict]:
+        """Files whose bytes could not be read at all: path, reason and where they lie."""
+        return self.rows(
+            "SELECT path, failure, location FROM image_files JOIN sources ON sources.id = source_id "
+            "WHERE image_files.failure IS NOT NULL AND gone_at IS NULL ORDER BY location, path"
+        )
+
+    def count_visible(self, run_id: int, image_ids: Sequence[int]) -> dict[str, int]:
+        """How many visible crops of each category these images hold."""
+        parameters = {**self._visible(Selection(run=run_id)), "ids": json.dumps(list(image_ids))}
+        rows = self.rows(
+            f"{VISIBLE} SELECT category, count(*) AS n FROM visible "
+            "WHERE image_id IN (SELECT value FROM json_each(:ids)) GROUP BY category",
+            parameters,
+        )
+        return {row["category"]: row["n"] for row in rows}
+
+
+def _image_filters(selection: Selection, parameters: dict) -> list[str]:
+    """Conditions on `images` (a row of timed_images); fills `parameters`."""
+    where = []
+    if selection.undated:
+        where.append("images.captured_at IS NULL AND images.state <> 'unreadable'")
+    if selection.unreadable:
+        where.append("images.state = 'unreadable'")
+    for column in ("deployment", "site"):
+        if (value := getattr(selection, column)) is not None:
+            where.append(f"images.{column} = :{column}")
+            parameters[column] = value
+    if selection.since:
+        where.append("images.taken_at >= :since")
+        parameters["since"] = selection.since
+    if selection.until:
+        where.append("substr(images.taken_at, 1, 10) <= :until")
+        parameters["until"] = selection.until
+    return where

@@ -1,0 +1,69 @@
+"""Embeddings: appended run by run, never compared across runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from care_cli.errors import CareError
+from care_cli.records import Embeddings
+
+PAGE = 4096  # rows read at once
+
+
+class EmbeddingsTable:
+    """`embeddings`."""
+
+    def without_embedding(self, run_id: int, crop_ids: Sequence[int]) -> list[int]:
+        """Those of `crop_ids` that have pixels but no embedding in a run yet, in the order given."""
+        rows = self.rows(
+            "SELECT value AS id FROM json_each(:ids) WHERE EXISTS (SELECT 1 FROM crop_pixels WHERE crop_id = value) "
+            "AND NOT EXISTS (SELECT 1 FROM embeddings WHERE run_id = :run AND crop_id = value)",
+            {"ids": json.dumps(list(crop_ids)), "run": run_id},
+        )
+        return [row["id"] for row in rows]
+
+    def add_embeddings(self, run_id: int, crop_ids: Sequence[int], vectors: np.ndarray) -> None:
+        """Write `vectors (N, D) float32, L2 norm 1` for crops `(N,)`; one transaction.
+
+        A crop that ceased to be an animal meanwhile is passed over.
+        """
+        vectors = np.ascontiguousarray(vectors, "<f4")
+        norms = np.linalg.norm(vectors, axis=1)
+        if not np.allclose(norms, 1, atol=1e-3):
+            raise CareError(f"Embeddings have norm 1, but the model gave {norms.min():.4g} to {norms.max():.4g}.")
+        with self.transaction():
+            self.db.conn.executemany(
+                "INSERT OR IGNORE INTO embeddings (run_id, crop_id, dim, vector) "
+                "SELECT ?, id, ?, ? FROM crops WHERE id = ? AND category = 'animal'",
+                ((run_id, vectors.shape[1], row.tobytes(), crop) for crop, row in zip(crop_ids, vectors, strict=True)),
+            )
+
+    def embeddings(self, run_id: int) -> Embeddings:
+        """All vectors of a run, oldest first; read in pages, no cursor stays open."""
+        ids: list[int] = []
+        blocks: list[np.ndarray] = []
+        after = 0
+        while True:
+            rows = self.db.conn.execute(
+                "SELECT id, crop_id, dim, vector FROM embeddings WHERE run_id = ? AND id > ? ORDER BY id LIMIT ?",
+                (run_id, after, PAGE),
+            ).fetchall()
+            if not rows:
+                break
+            after = rows[-1][0]
+            ids += [row[1] for row in rows]
+            blocks.append(np.frombuffer(b"".join(row[3] for row in rows), "<f4").reshape(len(rows), rows[0][2]))
+        vectors = np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
+        return Embeddings(np.array(ids, np.int64), vectors)
+
+    def keypoints_hash(self, crop_id: int, run_id: int) -> str | None:
+        """SHA-256 of a crop's points of one run, for embeddings made with them; None without points."""
+        points = self.rows(
+            "SELECT name, x, y, visible FROM keypoints WHERE crop_id = ? AND run_id = ? ORDER BY name",
+            (crop_id, run_id),
+        )
+        return hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest() if points else None

@@ -1,0 +1,211 @@
+"""Sources, deployments, images and the files they were seen in."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from care_cli.catalog.store import now
+from care_cli.records import Photo
+
+
+class PhotosTable:
+    """`sources`, `deployments`, `images`, `image_files`."""
+
+    def add_source(self, volume: str, root_bytes: bytes, root: str, location: str) -> int:
+        """The row of a scanned folder, by volume and root; `location` (where it is now) is refreshed."""
+        with self.transaction():
+            self.db.conn.execute(
+                "INSERT INTO sources (volume, root_bytes, root, location) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (volume, root_bytes) DO UPDATE SET location = excluded.location",
+                (volume, root_bytes, root, location),
+            )
+            return self.value("SELECT id FROM sources WHERE volume = ? AND root_bytes = ?", (volume, root_bytes))
+
+    def known_files(self, source_id: int, paths: list[bytes]) -> dict[bytes, dict]:
+        """The rows of `image_files` of these paths, by path."""
+        marks = ", ".join("?" * len(paths))
+        rows = self.rows(
+            "SELECT id, path_bytes, image_id, bytes, mtime_ns, gone_at FROM image_files "
+            f"WHERE source_id = ? AND path_bytes IN ({marks})",
+            (source_id, *paths),
+        )
+        return {row["path_bytes"]: row for row in rows}
+
+    def add_file(self, source_id: int, path_bytes: bytes, path: str, size: int, mtime_ns: int, **outcome) -> int:
+        """Note a file as it was seen; `outcome` is `image_id=` or `failure=`. Returns the row's id."""
+        return self.value(
+            "INSERT INTO image_files (source_id, path_bytes, path, bytes, mtime_ns, image_id, failure) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (source_id, path_bytes) DO UPDATE SET bytes = excluded.bytes, "
+            "mtime_ns = excluded.mtime_ns, image_id = coalesce(excluded.image_id, image_id), "
+            "failure = excluded.failure, gone_at = NULL RETURNING id",
+            (source_id, path_bytes, path, size, mtime_ns, outcome.get("image_id"), outcome.get("failure")),
+        )
+
+    def find_image(self, sha256: str) -> int | None:
+        """The image of these bytes, or None."""
+        return self.value("SELECT id FROM images WHERE sha256 = ?", (sha256,))
+
+    def add_image(self, photo: Photo, deployment_id: int | None, unseen_id: int | None = None) -> int:
+        """The image of a photo's bytes; made when it is new.
+
+        `unseen_id` is the row that imported results made for the same file before its bytes were seen: it
+        takes the bytes' identity, or gives all it has to the image that has it already.
+        """
+        image_id = self.find_image(photo.sha256)
+        if image_id is None and unseen_id is None:
+            image_id = self.value("INSERT INTO images (state) VALUES ('unseen') RETURNING id")
+        if image_id is None or unseen_id is None or image_id == unseen_id:
+            image_id = image_id or unseen_id
+            self._describe(image_id, photo)
+        else:
+            self._become_one(unseen_id, image_id)
+        self.db.conn.execute(
+            "UPDATE images SET deployment_id = ? WHERE id = ? AND deployment_id IS NULL",
+            (deployment_id, image_id),
+        )
+        return image_id
+
+    def _describe(self, image_id: int, photo: Photo) -> None:
+        columns = asdict(photo)
+        assignments = ", ".join(f"{name} = :{name}" for name in columns)
+        self.db.conn.execute(
+            f"UPDATE images SET {assignments} WHERE id = :id AND state = 'unseen'",
+            {**columns, "id": image_id},
+        )
+
+    def _become_one(self, unseen_id: int, image_id: int) -> None:
+        execute = self.db.conn.execute
+        execute("UPDATE crops SET image_id = ? WHERE image_id = ?", (image_id, unseen_id))
+        execute("UPDATE image_files SET image_id = ? WHERE image_id = ?", (image_id, unseen_id))
+        execute(
+            "INSERT OR IGNORE INTO run_images SELECT run_id, ? FROM run_images WHERE image_id = ?",
+            (image_id, unseen_id),
+        )
+        execute("DELETE FROM run_images WHERE image_id = ?", (unseen_id,))
+        execute("DELETE FROM images WHERE id = ?", (unseen_id,))
+
+    def unseen_image(self, image_id: int | None) -> int | None:
+        """`image_id` when the image is known solely from imported results, else None."""
+        return self.value("SELECT id FROM images WHERE id = ? AND sha256 IS NULL", (image_id,))
+
+    # -- what a scan did not meet any more
+
+    def begin_meeting(self) -> None:
+        """Forget which files earlier scans of this process met."""
+        self.db.conn.execute("CREATE TEMP TABLE IF NOT EXISTS met (file_id INTEGER PRIMARY KEY)")
+        self.db.conn.execute("DELETE FROM met")
+
+    def meet(self, file_ids: Iterable[int]) -> None:
+        """Note that the scan met these files."""
+        self.db.conn.executemany("INSERT OR IGNORE INTO met VALUES (?)", ((file_id,) for file_id in file_ids))
+
+    def finish_meeting(self, source_id: int, whole: bool) -> int:
+        """Files met again are no longer gone; after a `whole` scan of the source, those not met are gone.
+
+        Returns how many files are newly gone.
+        """
+        with self.transaction():
+            self.db.conn.execute(
+                "UPDATE image_files SET gone_at = NULL WHERE source_id = ? AND gone_at IS NOT NULL AND id IN met",
+                (source_id,),
+            )
+            if not whole:
+                return 0
+            self.db.conn.execute("UPDATE sources SET scanned_at = ? WHERE id = ?", (now(), source_id))
+            return self.db.conn.execute(
+                "UPDATE image_files SET gone_at = ? WHERE source_id = ? AND gone_at IS NULL AND id NOT IN met",
+                (now(), source_id),
+            ).rowcount
+
+    # -- deployments, bursts, events
+
+    def add_deployment(self, name: str, source_id: int | None = None, folder: bytes | None = None) -> int:
+        """A deployment: by name when no folder is given, else by the folder it was first seen in.
+
+        A folder's deployment whose name is taken gets a number behind it.
+        """
+        with self.transaction():
+            if folder is None:
+                found = self.value("SELECT id FROM deployments WHERE name = ?", (name,))
+            else:
+                found = self.value(
+                    "SELECT id FROM deployments WHERE source_id = ? AND folder_bytes = ?", (source_id, folder)
+                )
+            if found:
+                return found
+            taken = {row["name"] for row in self.rows("SELECT name FROM deployments")}
+            number, unique = 1, name
+            while unique in taken:
+                number += 1
+                unique = f"{name} ({number})"
+            return self.value(
+                "INSERT INTO deployments (name, source_id, folder_bytes) VALUES (?, ?, ?) RETURNING id",
+                (unique, source_id if folder is not None else None, folder),
+            )
+
+    def set_deployment(self, deployment_id: int, **columns) -> None:
+        """Set `site`, `latitude`, `longitude`, `clock_shift_s`, `burst_gap_s`, `event_gap_s`; None leaves as is."""
+        given = {name: value for name, value in columns.items() if value is not None}
+        if given:
+            assignments = ", ".join(f"{name} = :{name}" for name in given)
+            with self.transaction():
+                self.db.conn.execute(
+                    f"UPDATE deployments SET {assignments} WHERE id = :id", {**given, "id": deployment_id}
+                )
+
+    def regroup(self, deployment_id: int) -> None:
+        """Recompute a deployment's bursts and events from its photos' times, in one transaction.
+
+        A photo that follows the one before it within the gap belongs to its group; the group is called by
+        the id of its first image. Undated photos are in none.
+        """
+        with self.transaction():
+            gaps = self.rows("SELECT burst_gap_s, event_gap_s FROM deployments WHERE id = ?", (deployment_id,))[0]
+            images = self.rows(
+                "SELECT id, taken_at, burst_id, event_id FROM timed_images WHERE deployment_id = ? "
+                "AND taken_at IS NOT NULL ORDER BY taken_at, id",
+                (deployment_id,),
+            )
+            before, burst, event, changes = None, None, None, []
+            for image in images:
+                taken = datetime.datetime.fromisoformat(image["taken_at"])
+                pause = (taken - before).total_seconds() if before else float("inf")
+                burst = burst if pause <= gaps["burst_gap_s"] else image["id"]
+                event = event if pause <= gaps["event_gap_s"] else image["id"]
+                before = taken
+                if (image["burst_id"], image["event_id"]) != (burst, event):
+                    changes.append((burst, event, image["id"]))
+            self.db.conn.executemany("UPDATE images SET burst_id = ?, event_id = ? WHERE id = ?", changes)
+
+    def deployments_of(self, image_ids: Iterable[int]) -> set[int]:
+        """The deployments that these images belong to."""
+        found: set[int] = set()
+        for image_id in image_ids:
+            found.add(self.value("SELECT deployment_id FROM images WHERE id = ?", (image_id,)))
+        return found - {None}
+
+    def image_path(self, image_id: int) -> tuple[str, bytes] | None:
+        """Where an image's bytes were last seen: the source's location and the path below it, or None."""
+        rows = self.rows(
+            "SELECT location, path_bytes FROM image_files JOIN sources ON sources.id = source_id "
+            "WHERE image_id = ? ORDER BY gone_at IS NOT NULL, image_files.id LIMIT 1",
+            (image_id,),
+        )
+        return (rows[0]["location"], rows[0]["path_bytes"]) if rows else None
+
+    def event_images(self, serial: str | None, captured_at: str | None, gap_s: int = 1800) -> set[int]:
+        """Images of the event that a photo not in the catalog belongs to: same camera serial, time within the gap.
+
+        Every event with a photo within the gap is taken whole. Empty when serial or time is unknown.
+        """
+        if not serial or not captured_at:
+            return set()
+        rows = self.rows(
+            "SELECT id FROM images WHERE event_id IN (SELECT event_id FROM images WHERE serial = :serial AND "
+            "captured_at BETWEEN strftime('%Y-%m-%d %H:%M:%S', :at, :minus) AND "
+            "strftime('%Y-%m-%d %H:%M:%f', :at, :plus))",
+            {"serial": serial, "at": captured_at, "minus": f"-{gap_s} seconds", "plus": f"+{gap_s} seconds"},
+        )
+        return {row["id"] for row in rows}

@@ -1,0 +1,83 @@
+"""Models and runs: what made each result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+
+from care_cli.catalog.store import now
+from care_cli.errors import CareError
+from care_cli.records import ModelSpec
+
+
+class RunsTable:
+    """`models` and `runs`. A run's identity is its command, its model's digest and its settings."""
+
+    def add_model(self, spec: ModelSpec) -> int:
+        """The row of a model's weights, by digest; made when it is new. `spec.sha256` must be known."""
+        with self.transaction():
+            self.db.conn.execute(
+                "INSERT OR IGNORE INTO models (sha256, name, task, licence, spec, file) VALUES (?, ?, ?, ?, ?, ?)",
+                (spec.sha256, spec.name, spec.task, spec.licence, json.dumps(asdict(spec)), spec.file),
+            )
+            return self.value("SELECT id FROM models WHERE sha256 = ?", (spec.sha256,))
+
+    def begin_run(self, command: str, settings: dict, spec: ModelSpec | None = None, **execution) -> int:
+        """The run of this identity: the standing one goes on, or a new one begins.
+
+        `settings` is everything that changes results; `execution` (paths, device, batch, ...) is noted
+        per execution and does not.
+        """
+        canonical = json.dumps(settings, sort_keys=True)
+        identity = json.dumps([command, spec.sha256 if spec else None, json.loads(canonical)], sort_keys=True)
+        digest = hashlib.sha256(identity.encode()).hexdigest()
+        with self.transaction():
+            model_id = self.add_model(spec) if spec else None
+            self.db.conn.execute(
+                "INSERT OR IGNORE INTO runs (command, model_id, settings, identity, started_at) VALUES (?, ?, ?, ?, ?)",
+                (command, model_id, canonical, digest, now()),
+            )
+            run_id = self.value("SELECT id FROM runs WHERE identity = ?", (digest,))
+            self.db.conn.execute(
+                "UPDATE runs SET executions = json_insert(executions, '$[#]', json(?)) WHERE id = ?",
+                (json.dumps({"at": now(), **execution}), run_id),
+            )
+        return run_id
+
+    def finish_run(self, run_id: int) -> None:
+        """Mark that an execution of the run reached its end; the latest finished detect run is the active one."""
+        with self.transaction():
+            self.db.conn.execute("UPDATE runs SET finished_at = ? WHERE id = ?", (now(), run_id))
+
+    def run(self, run_id: int, command: str) -> dict:
+        """A run's row with its model's name; CareError when there is none of that command."""
+        found = self.rows(
+            "SELECT runs.*, models.name AS model, models.sha256, models.spec FROM runs "
+            "LEFT JOIN models ON models.id = runs.model_id WHERE runs.id = ? AND command = ?",
+            (run_id, command),
+        )
+        if not found:
+            known = [str(row["id"]) for row in self.rows("SELECT id FROM runs WHERE command = ?", (command,))]
+            raise CareError(
+                f"There is no {command} run {run_id} in this catalog "
+                f"(there {'are: ' + ', '.join(known) if known else 'is none yet; run `care ' + command + '`'})."
+            )
+        return found[0]
+
+    def latest_run(self, command: str) -> dict | None:
+        """The run that finished last, else the last one begun, else None."""
+        run_id = self.value(
+            "SELECT id FROM runs WHERE command = ? ORDER BY finished_at IS NULL, finished_at DESC, id DESC LIMIT 1",
+            (command,),
+        )
+        return self.run(run_id, command) if run_id else None
+
+    def active_run(self, run_id: int | None = None) -> int:
+        """The detect run that commands read: `run_id`, else the latest finished one; 0 when there is none."""
+        if run_id is not None:
+            return self.run(run_id, "detect")["id"]
+        latest = self.latest_run("detect")
+        if latest and latest["finished_at"] is None:
+            self.notice("No detect run has finished yet; using what the unfinished one has found so far.")
+        return latest["id"] if latest else 0
