@@ -1,0 +1,93 @@
+"""What every command prints with: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import csv as csv_format
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of every command; `ctx.obj`."""
+
+    catalog: Path = Path("care.db")
+    device: str = "auto"
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+
+def message(text: str) -> None:
+    """A line for the person at the terminal."""
+    print(text, file=sys.stderr)
+
+
+def notice(ctx: typer.Context):
+    """A function that prints a line to stderr unless --quiet."""
+    return (lambda text: None) if ctx.obj.quiet else message
+
+
+def open_catalog(ctx: typer.Context, create: bool = False):
+    """The catalog that --catalog names, as a context manager."""
+    from care_cli.catalog import Catalog
+
+    return Catalog(ctx.obj.catalog, create=create, notice=notice(ctx))
+
+
+def emit(value: object) -> None:
+    """One JSON value on stdout; bytes that are no text stay escaped."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=True, default=str)
+    print()
+
+
+def table(
+    ctx: typer.Context,
+    rows: Iterable[dict],
+    columns: Sequence[str] | None = None,
+    csv: bool = False,
+    empty: str = "Nothing found.",
+) -> None:
+    """Rows as a text table of `columns`; with --json or --csv all fields of each row."""
+    rows = list(rows)
+    if ctx.obj.json:
+        emit(rows)
+    elif csv:
+        writer = csv_format.DictWriter(sys.stdout, list(rows[0]) if rows else list(columns or []))
+        writer.writeheader()
+        writer.writerows(rows)
+    elif not rows:
+        message(empty)
+    else:
+        print("\n".join(text_table(rows, columns or list(rows[0]))))
+
+
+def text_table(rows: Sequence[dict], columns: Sequence[str]) -> list[str]:
+    """Lines of a table with a heading; numbers to the right, nothing shown as '-'."""
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)]
+    numeric = [all(isinstance(row.get(column), int | float | None) for row in rows) for column in columns]
+    lines = [[column.replace("_", " ") for column in columns], ["─" * width for width in widths], *cells]
+    return [
+        "  ".join(
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    return str(value)
