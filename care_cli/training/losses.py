@@ -1,0 +1,58 @@
+"""Losses of re-identification: functions from embeddings and labels to a scalar."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def arcface(embeddings: Tensor, labels: Tensor, centres: Tensor, *, scale: float = 64.0, margin: float = 0.5) -> Tensor:
+    """Softmax cross-entropy over angles, the angle to the own centre widened by `margin` radians.
+
+    embeddings  (B, D) float, of any length: normalised here
+    labels      (B,) int64, rows of `centres`
+    centres     (C, D) float, one learned direction a class, normalised here
+    returns     () float32, mean over the batch
+
+    Where angle + margin would pass pi, cos stops falling; there the penalty goes on linearly
+    (cos - margin * sin(margin)), as ArcFace's authors do, so that the loss stays monotone in the angle.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    cosine = F.normalize(embeddings.float()) @ F.normalize(centres.float()).T  # (B, C)
+    own = cosine.gather(1, labels[:, None]).clamp(-1 + 1e-6, 1 - 1e-6)  # (B, 1)
+    widened = own * math.cos(margin) - (1 - own**2).sqrt() * math.sin(margin)
+    widened = torch.where(own > math.cos(math.pi - margin), widened, own - margin * math.sin(margin))
+    return F.cross_entropy(scale * cosine.scatter(1, labels[:, None], widened), labels)
+
+
+def triplet(embeddings: Tensor, labels: Tensor, *, margin: float = 0.2) -> Tensor:
+    """Triplet loss on squared distances of unit vectors, with semi-hard negatives.
+
+    For every anchor and every other member of its class, the negative is the nearest one that is farther
+    than the positive; where none is farther, the farthest one of all (FaceNet's mining, batch-wise).
+
+    embeddings  (B, D) float, normalised here
+    labels      (B,) int64
+    returns     () float32: mean of max(0, d(a,p) - d(a,n) + margin) over all pairs of anchor and positive;
+                zero when no anchor has both a positive and a negative
+    """
+    import torch
+    import torch.nn.functional as F
+
+    unit = F.normalize(embeddings.float())
+    distance = (2 - 2 * unit @ unit.T).clamp(min=0)  # (B, B) squared Euclidean
+    same = labels[:, None] == labels[None]
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    anchor, partner = (positive & (~same).any(1, keepdim=True)).nonzero(as_tuple=True)  # (T,), (T,)
+    if not len(anchor):
+        return embeddings.sum() * 0.0
+    to_positive = distance[anchor, partner]  # (T,)
+    to_negatives = distance[anchor].masked_fill(same[anchor], -1.0)  # (T, B), -1 where the class is the same
+    farther = to_negatives.masked_fill(to_negatives <= to_positive[:, None], float("inf")).amin(1)
+    chosen = torch.where(farther.isinf(), to_negatives.amax(1), farther)
+    return F.relu(to_positive - chosen + margin).mean()

@@ -1,0 +1,237 @@
+"""Training: losses against hand-worked values, batches, repeatability, and a detector without network."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections import Counter
+from itertools import islice, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from care_cli.errors import CareError
+from care_cli.training.sampling import pk_batches
+
+
+def test_arcface_equals_the_formula_worked_by_hand() -> None:
+    """One photo at 60 degrees from its own centre and 30 degrees from the other; s = 4, m = 0.5 rad."""
+    import torch
+
+    from care_cli.training.losses import arcface
+
+    embedding = torch.tensor([[math.cos(math.pi / 3), math.sin(math.pi / 3)]]) * 7.0
+    centres = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    own, other = 4 * math.cos(math.pi / 3 + 0.5), 4 * math.cos(math.pi / 6)
+    by_hand = -math.log(math.exp(own) / (math.exp(own) + math.exp(other)))
+    found = arcface(embedding, torch.tensor([0]), centres, scale=4.0, margin=0.5)
+    assert float(found) == pytest.approx(by_hand, abs=1e-5)
+    assert float(found) == pytest.approx(3.4035, abs=1e-4)
+
+
+def test_arcface_equals_numpy_on_a_batch_and_without_margin_is_softmax() -> None:
+    import torch
+
+    from care_cli.training.losses import arcface
+
+    rng = np.random.default_rng(0)
+    x, w, y = rng.normal(size=(9, 5)), rng.normal(size=(4, 5)), rng.integers(0, 4, 9)
+    cosine = (x / np.linalg.norm(x, axis=1, keepdims=True)) @ (w / np.linalg.norm(w, axis=1, keepdims=True)).T
+    for margin in (0.0, 0.3):
+        logits = cosine.copy()
+        angle = np.arccos(cosine[np.arange(9), y])
+        linear = cosine[np.arange(9), y] - margin * math.sin(margin)  # where angle + margin > pi
+        logits[np.arange(9), y] = np.where(angle + margin < math.pi, np.cos(angle + margin), linear)
+        logits *= 10.0
+        expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(9), y])
+        found = arcface(torch.tensor(x), torch.tensor(y), torch.tensor(w), scale=10.0, margin=margin)
+        assert float(found) == pytest.approx(expected, abs=1e-4)
+
+
+def test_arcface_grows_with_the_angle_up_to_the_opposite_direction() -> None:
+    import torch
+
+    from care_cli.training.losses import arcface
+
+    angles = torch.linspace(0.01, math.pi - 0.01, 60)
+    x = torch.stack([angles.cos(), angles.sin(), torch.zeros(60)], 1)
+    centres = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    losses = [float(arcface(row[None], torch.tensor([0]), centres, scale=8.0, margin=0.5)) for row in x]
+    assert all(a < b for a, b in pairwise(losses))
+
+
+def test_triplet_picks_the_nearest_farther_negative() -> None:
+    """Five directions on a circle, A at 0 and 60 degrees, B at 20, 75 and 180; squared chords by hand."""
+    import torch
+
+    from care_cli.training.losses import triplet
+
+    degrees = {"a": [0, 60], "b": [20, 75, 180]}
+    angle = np.radians(degrees["a"] + degrees["b"])
+    points = np.stack([np.cos(angle), np.sin(angle)], 1)
+
+    def chord(p: int, q: int) -> float:
+        return 2 - 2 * math.cos(math.radians(p - q))
+
+    expected = []
+    for own, other in (("a", "b"), ("b", "a")):
+        for anchor in degrees[own]:
+            for partner in degrees[own]:
+                if anchor == partner:
+                    continue
+                positive = chord(anchor, partner)
+                negatives = [chord(anchor, n) for n in degrees[other]]
+                farther = [n for n in negatives if n > positive]
+                chosen = min(farther) if farther else max(negatives)
+                expected.append(max(0.0, positive - chosen + 0.2))
+    found = triplet(torch.tensor(points), torch.tensor([0, 0, 1, 1, 1]), margin=0.2)
+    assert float(found) == pytest.approx(np.mean(expected), abs=1e-5)
+    assert len(expected) == 8 and np.mean(expected) > 0
+
+
+def test_triplet_without_a_pair_is_zero_and_has_a_gradient() -> None:
+    import torch
+
+    from care_cli.training.losses import triplet
+
+    x = torch.eye(3, requires_grad=True)
+    loss = triplet(x, torch.tensor([0, 1, 2]))
+    loss.backward()
+    assert loss.item() == 0.0 and float(x.grad.abs().sum()) == 0.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 7), min_size=3, max_size=12),
+    individuals=st.integers(2, 3),
+    photos=st.integers(1, 5),
+    seed=st.integers(0, 1000),
+)
+def test_batches_have_p_individuals_with_k_photos(counts, individuals, photos, seed) -> None:
+    labels = np.repeat(np.arange(len(counts)) * 10, counts)
+    rounds = math.ceil(3 * len(counts) / individuals)
+    seen: Counter = Counter()
+    for rows in islice(pk_batches(labels, individuals, photos, np.random.default_rng(seed)), rounds):
+        of_each = Counter(labels[rows].tolist())
+        assert len(of_each) == individuals and set(of_each.values()) == {photos}
+        for name in of_each:
+            chosen = rows[labels[rows] == name]
+            assert len(set(chosen)) == photos or (labels == name).sum() < photos
+        seen.update(of_each)
+    assert max(seen.values()) - min(seen.values()) <= photos and len(seen) == len(counts)
+
+
+def test_too_few_individuals_are_refused() -> None:
+    with pytest.raises(CareError, match="needs 4 individuals, but there are only 3"):
+        next(pk_batches(np.array([0, 0, 1, 1, 2]), 4, 2, np.random.default_rng(0)))
+
+
+def test_the_rate_rises_then_falls_along_a_cosine() -> None:
+    from care_cli.training.loop import rate
+
+    values = [rate(step, 100, 0.1) for step in range(100)]
+    assert values[0] == pytest.approx(0.1) and values[9] == 1.0 and values[10] == 1.0
+    assert values[55] == pytest.approx(0.5) and values[99] == pytest.approx(
+        0.5 * (1 + math.cos(0.99 * math.pi)), abs=1e-3
+    )
+
+
+def test_augmentation_that_is_switched_off_changes_nothing() -> None:
+    import torch
+
+    from care_cli.training.augment import Augmentation, augment
+
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    nothing = Augmentation(*[0.0] * 10)
+    assert torch.allclose(augment(images, nothing, torch.Generator()), images, atol=1e-5)
+    mirrored = augment(images, Augmentation(1.0, *[0.0] * 9), torch.Generator())
+    assert torch.allclose(mirrored, images.flip(3), atol=1e-5)
+
+
+def colours(individuals: int, photos: int, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Chips of individuals that differ in colour: `(N, side, side, 3) uint8` and `(N,)` labels."""
+    rng = np.random.default_rng(3)
+    base = rng.integers(40, 215, (individuals, 1, 1, 1, 3))
+    noise = rng.integers(-20, 20, (individuals, photos, side, side, 3))
+    chips = (base + noise).clip(0, 255).astype(np.uint8)
+    return chips.reshape(-1, side, side, 3), np.repeat(np.arange(individuals), photos)
+
+
+def trained(seed: int, steps: int = 4):
+    """A tiny ViT after a few steps, and its losses."""
+    import timm
+    import torch
+
+    from care_cli.training.loop import TrainConfig, train
+
+    torch.manual_seed(5)
+    model = timm.create_model("test_vit", num_classes=0, img_size=32)
+    chips, labels = colours(6, 4)
+    cfg = TrainConfig(seed=seed, steps=steps, individuals=4, photos=2)
+    return model, train(model, chips, labels, cfg)
+
+
+def test_same_seed_same_weights() -> None:
+    import torch
+
+    (a, losses_a), (b, losses_b), (c, _) = trained(1), trained(1), trained(2)
+    assert losses_a == losses_b
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    assert not all(torch.equal(p, q) for p, q in zip(a.parameters(), c.parameters(), strict=True))
+
+
+def test_training_lowers_the_loss() -> None:
+    _, losses = trained(0, steps=60)
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+
+
+def yolo_folder(folder: Path, train: int, val: int) -> None:
+    """Rectangles and discs on a noisy ground, with their labels, in Ultralytics' layout."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", train), ("val", val)):
+        for kind in ("images", "labels"):
+            (folder / kind / part).mkdir(parents=True)
+        for i in range(count):
+            photo = Image.fromarray(rng.integers(90, 120, (96, 128, 3), dtype=np.uint8))
+            w, h = (int(v) for v in rng.integers(24, 60, 2))
+            x, y, disc = int(rng.integers(0, 128 - w)), int(rng.integers(0, 96 - h)), int(rng.integers(2))
+            pen = ImageDraw.Draw(photo)
+            (pen.ellipse if disc else pen.rectangle)([x, y, x + w, y + h], fill=(230, 40, 40))
+            photo.save(folder / "images" / part / f"{i}.jpg")
+            line = f"{disc} {(x + w / 2) / 128} {(y + h / 2) / 96} {w / 128} {h / 96}\n"
+            (folder / "labels" / part / f"{i}.txt").write_text(line)
+
+
+def test_a_detector_trains_without_network(tmp_path, monkeypatch) -> None:
+    """One epoch with sockets and unsafe loads forbidden: the model has learned weights and our classes."""
+    import torch
+
+    from care_cli.training.detector import DetectorConfig, train_detector
+
+    def forbidden(*_args, **_kwargs):
+        raise AssertionError("training asked for the network or for a pickle")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, forbidden)
+    monkeypatch.setattr(socket, "getaddrinfo", forbidden)
+    monkeypatch.setattr(torch, "load", forbidden)
+    yolo_folder(tmp_path, train=8, val=2)
+    cfg = DetectorConfig(input_size=64, epochs=1, batch=4, close_mosaic=0)
+    done = []
+    result = train_detector(tmp_path, ["box", "disc"], cfg, report=lambda epoch, _: done.append(epoch))
+    assert done == [1]
+    assert result.model.names == {0: "box", 1: "disc"}
+    assert set(result.metrics) == {"precision", "recall", "mAP50", "mAP50_95"}
+    assert all(torch.isfinite(p).all() for p in result.model.parameters())
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_detector_without_photos_is_refused(tmp_path) -> None:
+    from care_cli.training.detector import DetectorConfig, train_detector
+
+    with pytest.raises(CareError, match="found none"):
+        train_detector(tmp_path, ["box"], DetectorConfig())
