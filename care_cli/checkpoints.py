@@ -1,19 +1,37 @@
-"""Our own checkpoints: one `.safetensors` file whose header carries everything needed to use it.
+"""Reading and writing weights; no pickle is ever executed.
 
-The header's metadata has one entry, `care`, which is JSON: task, architecture, input size, mean and std,
-class names, training split, metrics. Reading it needs the standard library only.
+Our own checkpoints are one `.safetensors` file whose header carries everything needed to use it: its
+metadata has one entry, `care`, which is JSON (task, architecture, input size, mean and std, class names,
+training split, metrics). Reading the header needs the standard library only.
+
+An Ultralytics `.pt` is a pickled network. Torch's restricted unpickler reads it against an explicit
+allow-list: layers of torch and Ultralytics, and a few plain values. The list does not hold the layers'
+classes but stand-ins that refuse to be called, so such a file can only say which layers there were and
+what state they had. What else it names is refused by name.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
+import pickle
 import struct
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 from care_cli.errors import CareError
 
+if TYPE_CHECKING:
+    import torch
+
 HEADER_LIMIT = 100 * 2**20  # bytes, the format's own bound
+LAYERS = ("torch.nn.modules", "ultralytics.nn.modules", "ultralytics.nn.tasks")
+LOSSES = ("ultralytics.utils.loss", "ultralytics.utils.tal")  # left behind by training, dropped on reading
+RENAMED = {
+    "ultralytics.nn.tasks.YOLOv10DetectionModel": "ultralytics.nn.tasks.DetectionModel",
+    "ultralytics.utils.loss.v10DetectLoss": "ultralytics.utils.loss.E2EDetectLoss",
+}
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -68,8 +86,6 @@ def load_state(path: Path) -> dict[str, Any]:
 
     Floating point comes back as float32. Raises CareError for anything else; no pickle is executed.
     """
-    import pickle
-
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -81,9 +97,8 @@ def load_state(path: Path) -> dict[str, Any]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CareError(
-            f"{path} can't be read as weights: {reason}. Expected .safetensors or a file of plain tensors."
+            f"{path} can't be read as weights: {_first_line(error)}. Expected .safetensors or a file of plain tensors."
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -95,3 +110,113 @@ def load_state(path: Path) -> dict[str, Any]:
         for name, t in state.items()
         if isinstance(t, torch.Tensor)
     }
+
+
+def load_ultralytics(path: Path) -> torch.nn.Module:
+    """The network of an Ultralytics `.pt`, its averaged weights where it has them, on the CPU.
+
+    Ultralytics must be set up and imported before (`detectors.prepare_ultralytics`). Raises CareError when
+    the file is not such a checkpoint, or names anything outside the allow-list.
+    """
+    import torch
+
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        allowed: list[Any] = [(_allowed(path, name), name) for name in names]
+        if "numpy.dtype" in names:
+            import numpy as np
+
+            allowed.append(type(np.dtype(np.float64)))
+        with torch.serialization.safe_globals(allowed):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise CareError(
+            f"{path} is not an Ultralytics checkpoint that can be read safely: {_first_line(error)}"
+        ) from error
+    model = (checkpoint.get("ema") or checkpoint.get("model")) if isinstance(checkpoint, dict) else None
+    if not isinstance(model, torch.nn.Module):
+        raise CareError(f"{path} holds no network; expected Ultralytics detection weights")
+    return _restore(model)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+
+
+def _allowed(path: Path, name: str) -> Any:
+    """What a global of the pickle is replaced with; CareError when it is not on the list."""
+    if name == "builtins.getattr":
+        return _guarded_getattr
+    if name in {f"pathlib{part}.{kind}Path" for part in ("", "._local") for kind in ("Posix", "Windows")}:
+        return PurePath
+    if name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"):
+        import numpy as np
+
+        return np.float64(0).__reduce__()[0]
+    if name == "numpy.dtype":
+        import numpy as np
+
+        return np.dtype
+    if name == "ultralytics.utils.IterableSimpleNamespace":
+        return _class(name)
+    found = _class(RENAMED.get(name, name))
+    if found is None:
+        raise CareError(
+            f"{path} is refused: beside layers it names {name}, which could run code on loading. "
+            "Expected detection weights as Ultralytics publishes or trains them."
+        )
+    return _stand_in(found)
+
+
+def _class(name: str) -> type | None:
+    """A layer or loss class by its full name, when it is one that may be in a checkpoint."""
+    import torch
+
+    module, _, attribute = name.rpartition(".")
+    if module == "ultralytics.utils":
+        return getattr(importlib.import_module(module), attribute)
+    layer = any(module == root or module.startswith(f"{root}.") for root in LAYERS)
+    if not layer and module not in LOSSES:
+        return None
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ImportError:
+        return None
+    if not isinstance(found, type) or (layer and not issubclass(found, torch.nn.Module)):
+        return None
+    return found if layer or found.__module__ == module else None
+
+
+@functools.cache
+def _stand_in(found: type) -> type:
+    """A subclass that can be given state but not be called: constructors read files, some run code."""
+
+    def refuse(self: Any, *_: Any, **__: Any) -> None:
+        raise pickle.UnpicklingError(f"it calls {found.__name__} instead of describing one")
+
+    return type(found.__name__, (found,), {"__init__": refuse, "stands_for": found})
+
+
+def _guarded_getattr(owner: Any, name: str) -> Any:
+    """Checkpoints of Ultralytics refer to `forward` of a layer through `getattr`, and to nothing else."""
+    import torch
+
+    layer = owner if isinstance(owner, type) else type(owner)
+    if not issubclass(layer, torch.nn.Module) or name not in ("forward", "forward_fuse"):
+        raise pickle.UnpicklingError(f"it asks for {name!r} of {layer.__name__}")
+    return getattr(owner, name)
+
+
+def _restore(model: torch.nn.Module) -> torch.nn.Module:
+    """Give every layer its own class back, and drop what training left behind."""
+    import torch
+
+    for layer in list(model.modules()):
+        for name, value in list(vars(layer).items()):
+            if hasattr(type(value), "stands_for") and not isinstance(value, torch.nn.Module):
+                delattr(layer, name)
+        vars(layer).pop("forward", None)
+        if isinstance(layer, torch.nn.Upsample) and not hasattr(layer, "recompute_scale_factor"):
+            layer.recompute_scale_factor = None  # absent from files of torch before 1.11
+        layer.__class__ = getattr(type(layer), "stands_for", type(layer))
+    return model
