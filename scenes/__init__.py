@@ -1,0 +1,23 @@
+"""Renders camera-trap photos with their truth: animals told apart by coat, in places of their own."""
+
+from __future__ import annotations
+
+from .coats import SPECIES, Individual, make_individual, make_person
+from .photos import MIRROR_PAIRS, Chip, Placement, Scene, place, render_chip, render_scene
+from .places import Location, make_location
+
+__all__ = [
+    "MIRROR_PAIRS",
+    "SPECIES",
+    "Chip",
+    "Individual",
+    "Location",
+    "Placement",
+    "Scene",
+    "make_individual",
+    "make_location",
+    "make_person",
+    "place",
+    "render_chip",
+    "render_scene",
+]
