@@ -6,6 +6,8 @@ preprocessing, or what the checkpoint's header says.
 
 from __future__ import annotations
 
+import difflib
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,10 +89,9 @@ def build_backbone(architecture: str, **options: Any) -> torch.nn.Module:
     except RuntimeError as error:
         if timm.is_model(architecture.split(".")[0]):
             raise CareError(f"timm has no variant {architecture!r}: {error}") from error
-        stem = architecture.split("_")[0]
-        raise CareError(
-            f"timm has no model {architecture!r}; it has {', '.join(timm.list_models(f'*{stem}*')[:6]) or 'others'}"
-        ) from error
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.5)
+        hint = f"close are {', '.join(close)}" if close else "its names are those of timm.list_models()"
+        raise CareError(f"timm has no model {architecture!r}; {hint}") from error
     except (TypeError, ValueError) as error:
         raise CareError(f"timm can't build {architecture} with {options}: {error}") from error
 
@@ -156,7 +157,12 @@ def _open_clip(spec: ModelSpec, weights: Path, device: str) -> Embedder:
 
     if spec.architecture not in open_clip.list_models():
         raise CareError(f"open_clip has no model {spec.architecture!r}")
-    model = open_clip.create_model(spec.architecture, pretrained=None, load_weights=False)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it warns of random weights; ours come next
+    try:
+        model = open_clip.create_model(spec.architecture, pretrained=None, load_weights=False)
+    finally:
+        logging.disable(before)
     _load(model, checkpoints.load_state(weights), weights)
     said = {key: list(value) for key, value in _said(spec).items() if key in ("mean", "std")}
     preprocess = PreprocessCfg(**{**model.visual.preprocess_cfg, **said})

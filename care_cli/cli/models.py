@@ -1,0 +1,104 @@
+"""`care models`: what CARE can load, and what of it is on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from care_cli.cli import output
+
+app = typer.Typer(help="List, show, pull, verify and add models.", no_args_is_help=True)
+Names = Annotated[list[str] | None, typer.Argument(help="Names from `care models list`.")]
+
+
+@app.command("list")
+def list_models(
+    ctx: typer.Context,
+    task: Annotated[str | None, typer.Option(help="detector, embedder or diffusion.")] = None,
+    csv: output.Csv = False,
+) -> None:
+    """The models known by name, and which of them are on this machine."""
+    from care_cli.stages import models
+
+    columns = ["name", "task", "here", "licence", "default_for"]
+    rows = models.listing(task)
+    if not (ctx.obj.json or csv):
+        rows = [row | {"here": "yes" if row["here"] else ""} for row in rows]
+    output.table(ctx, rows, columns, csv=csv)
+
+
+@app.command()
+def show(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="A model's name, or a path to weights or a manifest.")],
+) -> None:
+    """What one model is for, its licence, and how it is used."""
+    from care_cli.stages import models
+
+    model = models.show(name)
+    if ctx.obj.json:
+        output.emit(model)
+        return
+    card = model.pop("card")
+    model["classes"] = ", ".join(f"{label}: {meaning['category']}" for label, meaning in model["classes"].items())
+    rows = [{"field": key, "value": str(value)} for key, value in model.items() if value not in (None, "")]
+    output.table(ctx, rows, ["field", "value"])
+    if card:
+        print(f"\n{card.rstrip()}")
+
+
+@app.command()
+def pull(ctx: typer.Context, names: Names = None) -> None:
+    """Fetch weights while online; without names, all that a survey uses by default."""
+    from care_cli.stages import models
+
+    with _Bar(quiet=ctx.obj.quiet) as bar:
+        rows = models.pull(names or (), bar)
+    output.table(ctx, rows, ["name", "path"])
+
+
+@app.command()
+def verify(ctx: typer.Context, names: Names = None, csv: output.Csv = False) -> None:
+    """Read weights again and compare them with their digests; without names, all that are here."""
+    from care_cli.stages import models
+
+    rows = models.verify(names or ())
+    output.table(ctx, rows, ["name", "state", "failure"], csv=csv, empty="No weights are on this machine.")
+    if any(row["state"] != "ok" for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def add(
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Argument(help="A .toml manifest, or a .safetensors checkpoint of ours.")],
+) -> None:
+    """Make your own models known by name."""
+    from care_cli.stages import models
+
+    output.table(ctx, models.add(path), ["name", "task", "here"])
+
+
+class _Bar:
+    """A tqdm bar for each file that arrives; none when stderr is not a terminal."""
+
+    def __init__(self, quiet: bool):
+        self.quiet, self.name, self.bar = quiet, None, None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __call__(self, name: str, done: int, total: int | None) -> None:
+        from tqdm import tqdm
+
+        if name != self.name or self.bar is None or done < self.bar.n:
+            self.__exit__()
+            self.name = name
+            self.bar = tqdm(total=total, desc=name, unit="B", unit_scale=True, disable=True if self.quiet else None)
+        self.bar.update(done - self.bar.n)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
