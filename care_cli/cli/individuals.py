@@ -1,0 +1,195 @@
+"""`care individuals`: who has been seen, and everything that is decided about names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from care_cli.cli.output import Csv, emit, message, open_catalog, table
+
+app = typer.Typer(help="List, show, name, rename, merge, split, undo.", no_args_is_help=True)
+
+Crops = Annotated[list[int], typer.Argument(metavar="CROP...", help="Ids as `care crops` shows them.")]
+Name = Annotated[str, typer.Argument(help="An individual's name.")]
+
+LIST = ("individual", "species", "flanks", "crops", "events", "sites", "first_seen", "last_seen")
+SIGHTINGS = ("crop", "taken_at", "deployment", "site", "species", "flank", "path")
+SITES = ("site", "crops", "events", "first_seen", "last_seen")
+LOG = ("decision", "at", "who", "source", "action", "crop", "individual", "other", "value", "undoes", "note")
+
+
+@app.command("list")
+def list_(ctx: typer.Context, csv: Csv = False) -> None:
+    """All individuals with their sightings."""
+    with open_catalog(ctx) as catalog:
+        table(ctx, catalog.individual_rows(), LIST, csv, empty="No animal has a name yet; see `care individuals name`.")
+
+
+@app.command()
+def show(
+    ctx: typer.Context,
+    name: Name,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE.jpg", help="Write its photos on one sheet.")] = None,
+) -> None:
+    """One individual's history: sightings, dates, sites, decisions."""
+    from care_cli.stages import individuals as stage
+
+    with open_catalog(ctx) as catalog:
+        found = stage.show(catalog, name)
+        if sheet:
+            stage.write_sheet(catalog, found, sheet)
+            message(f"The photos of {name} are on {sheet}.")
+    if ctx.obj.json:
+        emit(found)
+        return
+    print(f"{found['individual']}: {found['crops']} sightings in {found['events']} events", end="")
+    print(f", {found['first_seen']} to {found['last_seen']}" if found["first_seen"] else "")
+    for title, columns in (("sites", SITES), ("sightings", SIGHTINGS), ("decisions", LOG)):
+        print(f"\n{title}")
+        table(ctx, found[title], columns, empty="none")
+
+
+@app.command()
+def name(
+    ctx: typer.Context,
+    crops: Annotated[list[int] | None, typer.Argument(metavar="CROP...", help="Ids as `care crops` shows.")] = None,
+    individual: Annotated[str | None, typer.Option("--as", metavar="NAME", help="A known or a new name.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE.csv", help="Columns crop,individual or path,x,y,w,h,individual."),
+    ] = None,
+) -> None:
+    """Say which animal the crops show: --as NAME, or many at once --from FILE.csv."""
+    from care_cli.errors import CareError
+    from care_cli.stages import individuals as stage
+
+    if (file is None) == (individual is None) or bool(crops) == bool(file):
+        raise CareError("Give crops and --as NAME, or --from FILE.csv alone.")
+    with open_catalog(ctx) as catalog:
+        if file is None:
+            done = stage.name(catalog, crops, individual)
+            _answer(ctx, done, done["summary"])
+            return
+        done = stage.name_from(catalog, file)
+    _answer(ctx, done, f"{done['named']} crops named ({done['new']} new individuals), {done['already']} were already.")
+    if done["unmatched"]:
+        message(f"{len(done['unmatched'])} rows were left out:")
+        for row in done["unmatched"]:
+            message(f"  row {row['row']}: {row['reason']}")
+        raise typer.Exit(1)
+
+
+@app.command()
+def unname(ctx: typer.Context, crops: Crops) -> None:
+    """Take the name off crops."""
+    from care_cli.stages import individuals as stage
+
+    with open_catalog(ctx) as catalog:
+        done = stage.unname(catalog, crops)
+    _answer(ctx, done, f"{len(crops)} crops have no name any more.")
+
+
+@app.command()
+def rename(
+    ctx: typer.Context, old: Name, new: Annotated[str, typer.Argument(help="A name that no other has.")]
+) -> None:
+    """Call an individual by another name."""
+    from care_cli.stages import individuals as stage
+
+    with open_catalog(ctx) as catalog:
+        done = stage.rename(catalog, old, new)
+    _answer(ctx, done, f"{old} is now called {done['individual']}.")
+
+
+@app.command()
+def merge(
+    ctx: typer.Context, name: Name, into: Annotated[str, typer.Option(metavar="NAME", help="Whose name stays.")]
+) -> None:
+    """Two names, one animal: all crops of NAME become those of --into."""
+    from care_cli.stages import individuals as stage
+
+    with open_catalog(ctx) as catalog:
+        done = stage.merge(catalog, name, into)
+    _answer(ctx, done, f"{name} is {into}: {done['crops']} crops moved. `care individuals undo {done['decision']}`.")
+    _warn(done["contradictions"])
+
+
+@app.command()
+def split(
+    ctx: typer.Context,
+    name: Name,
+    crops: Annotated[str, typer.Option(metavar="3,5,...", help="The crops that show another animal.")],
+    individual: Annotated[str, typer.Option("--as", metavar="NAME", help="The other animal's new name.")],
+) -> None:
+    """One name, two animals: some crops of NAME become a new individual."""
+    from care_cli.stages import individuals as stage
+
+    with open_catalog(ctx) as catalog:
+        done = stage.split(catalog, name, stage.crop_numbers(crops), individual)
+    _answer(ctx, done, f"{len(done['crops'])} crops of {name} are now {done['individual']}.")
+
+
+@app.command()
+def different(ctx: typer.Context, a: Name, b: Name) -> None:
+    """These two are not the same animal: a merge of them will be called a contradiction."""
+    from care_cli.stages import individuals as stage
+
+    with open_catalog(ctx) as catalog:
+        done = stage.different(catalog, a, b)
+    _answer(ctx, done, f"{a} and {b} are noted as two animals.")
+    _warn(done["contradictions"])
+
+
+@app.command()
+def undo(
+    ctx: typer.Context, decision: Annotated[int, typer.Argument(help="Its number in `care individuals log`.")]
+) -> None:
+    """Take one decision back; later ones stay as far as they still apply."""
+    from care_cli.stages import individuals as stage
+
+    with open_catalog(ctx) as catalog:
+        done = stage.undo(catalog, decision)
+    _answer(ctx, done, f"Decision {decision} ({done['action']}) is undone, by decision {done['decision']}.")
+    for conflict in done["conflicts"]:
+        message(f"Conflict: decision {conflict['decision']} no longer applies: {conflict['reason']}.")
+
+
+@app.command()
+def log(ctx: typer.Context, name: Annotated[str | None, typer.Argument()] = None, csv: Csv = False) -> None:
+    """Every decision, or those about one individual; undone ones are marked."""
+    from care_cli.stages import individuals as stage
+
+    with open_catalog(ctx) as catalog:
+        table(ctx, stage.log(catalog, name), LOG, csv, empty="Nothing has been decided yet.")
+
+
+@app.command()
+def conflicts(ctx: typer.Context) -> None:
+    """Decisions that no longer apply, and merges that contradict what was said to differ."""
+    from care_cli.stages import individuals as stage
+
+    with open_catalog(ctx) as catalog:
+        found = stage.conflicts(catalog)
+    if ctx.obj.json:
+        emit(found)
+        return
+    for conflict in found["conflicts"]:
+        print(f"Conflict: decision {conflict['decision']} no longer applies: {conflict['reason']}.")
+    for contradiction in found["contradictions"]:
+        print(f"Contradiction: {contradiction['text']}")
+    if not any(found.values()):
+        message("No conflicts and no contradictions.")
+
+
+def _answer(ctx: typer.Context, done: dict, text: str) -> None:
+    if ctx.obj.json:
+        emit(done)
+    elif not ctx.obj.quiet:
+        message(text)
+
+
+def _warn(contradictions: list[dict]) -> None:
+    for contradiction in contradictions:
+        message(f"Contradiction: {contradiction['text']}")
