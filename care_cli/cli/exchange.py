@@ -1,0 +1,91 @@
+"""`care export` and `care import`: other programs' formats, and existing data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from care_cli.cli.output import emit, message, open_catalog
+
+export_app = typer.Typer(help="Write the survey in formats of other programs.", no_args_is_help=True)
+import_app = typer.Typer(help="Take in what others made.", no_args_is_help=True)
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Run = Annotated[int | None, typer.Option(help="Boxes of this detect run, not of the latest.")]
+
+
+@export_app.command("csv")
+def export_csv(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Folder for the tables; made when absent.")],
+    run: Run = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """The survey as CSV tables, each column explained in README.txt."""
+    _export(ctx, "csv", folder, run=run, overwrite=overwrite)
+
+
+@export_app.command("megadetector")
+def export_megadetector(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="JSON file; with several sources FILE-1.json, FILE-2.json, ...")],
+    source: Annotated[int | None, typer.Option(help="Only this source; `care doctor` numbers them.")] = None,
+    run: Run = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """MegaDetector batch results, format 1.6, one file for each scanned folder."""
+    _export(ctx, "megadetector", file, source=source, run=run, overwrite=overwrite)
+
+
+def _export(ctx: typer.Context, name: str, path: Path, **options) -> None:
+    from pkgutil import resolve_name
+
+    from care_cli.exchange import FORMATS
+
+    with open_catalog(ctx) as catalog:
+        summary = resolve_name(FORMATS[name])(catalog, path, **options)
+    _report(ctx, summary)
+
+
+@import_app.command("dataset")
+def import_dataset(
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Argument(help="The data set's folder.")],
+    csv: Annotated[Path | None, typer.Option(help="Table of the photos; without it folders are names.")] = None,
+    path_column: Annotated[str, typer.Option(help="Column of the file, relative to PATH.")] = "path",
+    identity_column: Annotated[str, typer.Option(help="Column of the animal's name.")] = "identity",
+    split_column: Annotated[str | None, typer.Option(help="Column of the part (train, test, ...).")] = None,
+    split: Annotated[str | None, typer.Option(help="Only rows of this part.")] = None,
+    date_column: Annotated[str | None, typer.Option(help="Column of the date, YYYY-MM-DD [HH:MM:SS].")] = None,
+    flank_column: Annotated[str | None, typer.Option(help="Column of the flank that is seen.")] = None,
+    event_column: Annotated[str | None, typer.Option(help="Column of the sighting.")] = None,
+    box_columns: Annotated[str | None, typer.Option(help="Column of the box, or four: x,y,w,h in px.")] = None,
+    species_column: Annotated[str | None, typer.Option(help="Column of the species.")] = None,
+    species: Annotated[str | None, typer.Option(help="The species of all animals.")] = None,
+    prefix: Annotated[str, typer.Option(help="Put before every name, so that names of two sets stay apart.")] = "",
+    join: Annotated[bool, typer.Option("--join", help="Names that exist already mean the same animals.")] = False,
+) -> None:
+    """An existing re-identification data set: each photo one crop, its name a decision."""
+    from care_cli.stages.import_dataset import Dataset, run
+
+    dataset = Dataset(
+        path, csv, path_column, identity_column, split_column, split, date_column, flank_column, event_column,
+        box_columns, species_column, species, prefix, join,
+    )  # fmt: skip
+    with open_catalog(ctx, create=True) as catalog:
+        summary = run(catalog, dataset)
+    _report(ctx, summary)
+    if summary["failed"]:
+        raise typer.Exit(1)
+
+
+def _report(ctx: typer.Context, summary: dict) -> None:
+    """A summary as one JSON object, or as lines for the person at the terminal."""
+    if ctx.obj.json:
+        emit(summary)
+        return
+    for key, value in summary.items():
+        for item in value if isinstance(value, list) else [value]:
+            message(f"{key.replace('_', ' ')}: {item}")
