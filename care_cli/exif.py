@@ -163,7 +163,7 @@ def _celsius(note: bytes, offset: int) -> float | None:
     if len(note) < offset + 2:
         return None
     fahrenheit, celsius = struct.unpack_from("<2h", note, offset - 2)
-    # cameras round or truncate: one degree apart is agreement, more is not a temperature
-    if abs((fahrenheit - 32) * 5 / 9 - celsius) > 1:
+    # cameras truncate or round each for itself; what is further apart is no temperature
+    if abs((fahrenheit - 32) * 5 / 9 - celsius) > 2:
         return None
     return _temperature(float(celsius))

@@ -145,21 +145,21 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
-        solid = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        return Image.alpha_composite(solid, image.convert("RGBA")).convert("RGB")
+        visible = image.convert("RGBA")
+        black = Image.new("RGB", image.size)
+        black.paste(visible, mask=visible)
+        return black
     return image.convert("RGB")
 
 
 def _to_8_bits(grey: np.ndarray) -> np.ndarray:
-    """Grey levels `(H, W)` of more than 8 bits, or float, to uint8: white is the smallest of 1 (float),
-    255, 65535 and the picture's own maximum that no level exceeds; 16-bit data always has 65535."""
-    if grey.dtype.itemsize == 2:
-        white = 65535.0
-    else:
-        grey = np.nan_to_num(grey.astype(np.float64), posinf=0, neginf=0)
-        scales = (1.0, 255.0, 65535.0) if grey.max() % 1 else (255.0, 65535.0)
-        white = next((scale for scale in scales if grey.max() <= scale), grey.max())
-    return np.clip(np.rint(grey * (255 / white)), 0, 255).astype(np.uint8)
+    """Grey levels `(H, W)` of 16 or 32 bits or float to uint8. White is 65535 in 16 bits; else the least
+    of 1 (float only), 255, 65535 and the picture's own maximum that no level exceeds."""
+    scales = {"f": (1.0, 255.0, 65535.0), "i": (255.0, 65535.0), "u": (65535.0,)}[grey.dtype.kind]
+    levels = np.nan_to_num(grey.astype(np.float32), copy=False, posinf=0, neginf=0)
+    white = next((scale for scale in scales if levels.max() <= scale), levels.max())
+    levels *= 255 / white
+    return np.clip(np.rint(levels, out=levels), 0, 255, out=levels).astype(np.uint8)
 
 
 def lighting(pixels: np.ndarray) -> str:

@@ -6,6 +6,7 @@ import os
 import plistlib
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +42,11 @@ def volume_of(path: Path) -> Volume:
 
 
 def _linux_uuid(device: int) -> str | None:
-    try:
-        for link in sorted(DISKS_BY_UUID.iterdir()):
+    links = sorted(DISKS_BY_UUID.iterdir()) if DISKS_BY_UUID.is_dir() else []
+    for link in links:
+        with suppress(OSError):  # a disk may go away at any time
             if link.stat().st_rdev == device:
                 return f"uuid:{link.name}"
-    except OSError:
-        return None
     return None
 
 
