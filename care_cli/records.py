@@ -107,4 +107,5 @@ class Selection:
     undated: bool = False
     unreadable: bool = False
     run: int | None = None  # a detect run other than the active one
-    ids: tuple[int, ...] = ()  # only these
+    ids: tuple[int, ...] = ()  # only these crops
+    images: tuple[int, ...] = ()  # only these images

@@ -49,7 +49,7 @@ def models_folder() -> Path:
 
 def entries() -> dict[str, ModelSpec]:
     """Every model known by name: those that CARE ships with, then those that the user added."""
-    known = dict(_shipped())
+    known = dict(shipped())
     added = cache_folder() / "registry.d"
     if added.is_dir():
         for path in sorted(added.glob("*.toml")):
@@ -58,7 +58,8 @@ def entries() -> dict[str, ModelSpec]:
 
 
 @cache
-def _shipped() -> dict[str, ModelSpec]:
+def shipped() -> dict[str, ModelSpec]:
+    """The models that CARE itself describes, by name."""
     folder = models_folder()
     return _parse(folder / "registry.toml", folder, {})
 
@@ -136,9 +137,7 @@ def _classes(where: str, classes: Any) -> dict[str, dict]:
     """Class name to `{category, species?}`; a bare string is a category."""
     if not isinstance(classes, dict):
         raise CareError(f"{where}: classes must be a table or the name of one")
-    full = {
-        label: {"category": value} if isinstance(value, str) else value for label, value in classes.items()
-    }
+    full = {label: {"category": value} if isinstance(value, str) else value for label, value in classes.items()}
     for label, value in full.items():
         if not isinstance(value, dict) or value.get("category") not in CATEGORIES:
             raise CareError(f"{where}: class {label!r} must be one of {', '.join(CATEGORIES)}")
@@ -213,9 +212,7 @@ def find(name: str | Path, *, task: str | None = None, weights: Path | None = No
     if weights is not None:
         if not Path(weights).is_file():
             raise CareError(f"there is no weights file {weights}")
-        spec = replace(
-            spec, file=str(Path(weights).resolve()), url=None, files=(), sha256=None, md5=None, bytes=None
-        )
+        spec = replace(spec, file=str(Path(weights).resolve()), url=None, files=(), sha256=None, md5=None, bytes=None)
     if task is not None and spec.task != task:
         raise CareError(f"{text} is of the task '{spec.task}'; this command needs a model of '{task}'")
     return spec
@@ -300,9 +297,7 @@ def _absent(spec: ModelSpec, path: Path) -> str:
             f"{spec.name} can't be pulled: its licence is {spec.licence!r}. Get the weights from "
             f"{spec.source} and use them with --weights FILE"
         )
-    return (
-        f"the weights of {spec.name} are not on this machine; while online, run: care models pull {spec.name}"
-    )
+    return f"the weights of {spec.name} are not on this machine; while online, run: care models pull {spec.name}"
 
 
 def model_sha256(spec: ModelSpec) -> str:
@@ -356,7 +351,7 @@ def add(path: Path) -> list[ModelSpec]:
     specs = list(read_manifest(path).values()) if path.suffix.lower() == ".toml" else [find(path)]
     for spec in specs:
         _check_name(str(path), spec.name)
-        if spec.name in _shipped():
+        if spec.name in shipped():
             raise CareError(f"the name {spec.name} belongs to a model that CARE ships with; choose another")
     folder = cache_folder() / "registry.d"
     folder.mkdir(parents=True, exist_ok=True)
@@ -375,3 +370,20 @@ def _manifest(spec: ModelSpec) -> str:
         lines.append(f"\n[models.{json.dumps(spec.name)}.classes.{json.dumps(label, ensure_ascii=False)}]")
         lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in meaning.items()]
     return "\n".join(lines) + "\n"
+
+
+def recall(described: dict[str, Any]) -> ModelSpec:
+    """The model that a run was made with, from the description that the catalog kept of it.
+
+    The registry's entry of that name when its weights are the same, else the file that was used. Raises
+    CareError when neither is on this machine.
+    """
+    kept = {name: tuple(value) if isinstance(value, list) else value for name, value in described.items()}
+    stored = ModelSpec(**{field.name: kept[field.name] for field in fields(ModelSpec) if field.name in kept})
+    for spec in (entries().get(stored.name), stored):
+        if spec and is_here(spec) and model_sha256(spec) == stored.sha256:
+            return replace(spec, sha256=stored.sha256)
+    raise CareError(
+        f"the weights of {stored.name} (SHA-256 {str(stored.sha256)[:12]}…), which this catalog was made with, are "
+        f"not on this machine; run `care models pull {stored.name}` or put them back at {location(stored)}"
+    )

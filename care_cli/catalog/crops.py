@@ -138,7 +138,7 @@ class CropsTable:
         if selection.ids:
             where.append("visible.id IN (SELECT value FROM json_each(:ids))")
             parameters["ids"] = json.dumps(selection.ids)
-        where += _image_filters(selection, parameters)
+        where += image_filters(selection, parameters)
         return self.rows(
             f"{VISIBLE} SELECT {CROP_COLUMNS} FROM visible "
             "JOIN timed_images AS images ON images.id = visible.image_id "
@@ -151,7 +151,7 @@ class CropsTable:
     def image_rows(self, selection: Selection) -> list[dict]:
         """Photos as a listing shows them, with how many visible crops of each category they hold."""
         parameters = self._visible(selection)
-        where = ["images.state <> 'unseen'", *_image_filters(selection, parameters)]
+        where = ["images.state <> 'unseen'", *image_filters(selection, parameters)]
         if selection.category:
             where.append(f"{selection.category}s > 0")
         if selection.species:
@@ -187,20 +187,32 @@ class CropsTable:
             "WHERE image_files.failure IS NOT NULL AND gone_at IS NULL ORDER BY location, path"
         )
 
-    def count_visible(self, run_id: int, image_ids: Sequence[int]) -> dict[str, int]:
-        """How many visible crops of each category these images hold."""
-        parameters = {**self._visible(Selection(run=run_id)), "ids": json.dumps(list(image_ids))}
+    def count_visible(self, run_id: int) -> dict[str, int]:
+        """How many visible crops of each category the images have that the scan met."""
         rows = self.rows(
-            f"{VISIBLE} SELECT category, count(*) AS n FROM visible "
-            "WHERE image_id IN (SELECT value FROM json_each(:ids)) GROUP BY category",
-            parameters,
+            f"{VISIBLE} SELECT category, count(*) AS n FROM visible WHERE image_id IN "
+            "(SELECT image_id FROM image_files WHERE id IN met) GROUP BY category",
+            {"run": run_id, "shown": self.shown_confidence(run_id)},
         )
         return {row["category"]: row["n"] for row in rows}
 
+    def fill_species(self, run_id: int, species: str) -> None:
+        """Give a species to the run's animals that have none, in the images that the scan met."""
+        with self.transaction():
+            self.db.conn.execute(
+                "UPDATE crops SET model_species = ?1, species = coalesce(species, ?1) WHERE run_id = ?2 "
+                "AND category = 'animal' AND model_species IS NULL "
+                "AND image_id IN (SELECT image_id FROM image_files WHERE id IN met)",
+                (species, run_id),
+            )
 
-def _image_filters(selection: Selection, parameters: dict) -> list[str]:
+
+def image_filters(selection: Selection, parameters: dict) -> list[str]:
     """Conditions on `images` (a row of timed_images); fills `parameters`."""
     where = []
+    if selection.images:
+        where.append("images.id IN (SELECT value FROM json_each(:images))")
+        parameters["images"] = json.dumps(selection.images)
     if selection.undated:
         where.append("images.captured_at IS NULL AND images.state <> 'unreadable'")
     if selection.unreadable:

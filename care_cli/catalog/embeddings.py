@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from care_cli.catalog.crops import image_filters
 from care_cli.errors import CareError
-from care_cli.records import Embeddings
+from care_cli.records import Embeddings, Selection
 
 PAGE = 4096  # rows read at once
 
@@ -59,6 +60,32 @@ class EmbeddingsTable:
             blocks.append(np.frombuffer(b"".join(row[3] for row in rows), "<f4").reshape(len(rows), rows[0][2]))
         vectors = np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
         return Embeddings(np.array(ids, np.int64), vectors)
+
+    def index_runs(self) -> list[dict]:
+        """Finished index runs with their models, newest first."""
+        return self.rows(
+            "SELECT runs.*, models.name AS model, models.sha256, models.spec FROM runs "
+            "JOIN models ON models.id = runs.model_id WHERE command = 'index' AND finished_at IS NOT NULL "
+            "ORDER BY finished_at DESC, runs.id DESC"
+        )
+
+    def gallery_rows(self, run_id: int, selection: Selection) -> list[dict]:
+        """Named crops with an embedding in a run: crop, individual, image, event; by species, site, flank, dates."""
+        parameters: dict = {"run": run_id}
+        where = ["embeddings.run_id = :run", *image_filters(selection, parameters)]
+        for column in ("species", "flank"):
+            if (value := getattr(selection, column)) is not None:
+                where.append(f"crops.{column} = :{column}")
+                parameters[column] = value
+        return self.rows(
+            "SELECT crops.id AS crop, individuals.name AS individual, images.id AS image, images.event_id AS event "
+            "FROM embeddings JOIN crops ON crops.id = embeddings.crop_id "
+            "JOIN crop_identity ON crop_identity.crop_id = crops.id "
+            "JOIN individuals ON individuals.id = crop_identity.individual_id "
+            "JOIN timed_images AS images ON images.id = crops.image_id "
+            f"WHERE {' AND '.join(where)} ORDER BY crops.id",
+            parameters,
+        )
 
     def keypoints_hash(self, crop_id: int, run_id: int) -> str | None:
         """SHA-256 of a crop's points of one run, for embeddings made with them; None without points."""

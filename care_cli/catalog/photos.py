@@ -21,7 +21,11 @@ class PhotosTable:
                 "ON CONFLICT (volume, root_bytes) DO UPDATE SET location = excluded.location",
                 (volume, root_bytes, root, location),
             )
-            return self.value("SELECT id FROM sources WHERE volume = ? AND root_bytes = ?", (volume, root_bytes))
+            return self.find_source(volume, root_bytes)
+
+    def find_source(self, volume: str, root_bytes: bytes) -> int | None:
+        """The row of a folder that was scanned before, or None."""
+        return self.value("SELECT id FROM sources WHERE volume = ? AND root_bytes = ?", (volume, root_bytes))
 
     def known_files(self, source_id: int, paths: list[bytes]) -> dict[bytes, dict]:
         """The rows of `image_files` of these paths, by path."""
@@ -119,7 +123,38 @@ class PhotosTable:
                 (now(), source_id),
             ).rowcount
 
+    def count_met(self) -> dict[str, int]:
+        """Distinct images that the scan met, and how many of them are unreadable or partial."""
+        return self.rows(
+            "SELECT count(*) AS images, coalesce(sum(state = 'unreadable'), 0) AS unreadable, "
+            "coalesce(sum(state = 'partial'), 0) AS partial FROM images "
+            "WHERE id IN (SELECT image_id FROM image_files WHERE id IN met AND failure IS NULL)"
+        )[0]
+
+    def images_met(self) -> list[int]:
+        """Ids of the distinct images that the scan met."""
+        rows = self.rows("SELECT DISTINCT image_id AS id FROM image_files WHERE id IN met AND failure IS NULL")
+        return [row["id"] for row in rows]
+
+    def deployments_met(self) -> list[int]:
+        """Ids of the deployments of the images that the scan met."""
+        rows = self.rows(
+            "SELECT DISTINCT deployment_id AS id FROM images WHERE deployment_id IS NOT NULL "
+            "AND id IN (SELECT image_id FROM image_files WHERE id IN met)"
+        )
+        return [row["id"] for row in rows]
+
     # -- deployments, bursts, events
+
+    def ungrouped(self, deployment_id: int) -> bool:
+        """Does the deployment have dated images without an event yet?"""
+        return bool(
+            self.value(
+                "SELECT EXISTS (SELECT 1 FROM images WHERE deployment_id = ? AND captured_at IS NOT NULL "
+                "AND event_id IS NULL)",
+                (deployment_id,),
+            )
+        )
 
     def add_deployment(self, name: str, source_id: int | None = None, folder: bytes | None = None) -> int:
         """A deployment: by name when no folder is given, else by the folder it was first seen in.
@@ -195,6 +230,16 @@ class PhotosTable:
         )
         return (rows[0]["location"], rows[0]["path_bytes"]) if rows else None
 
+    def take_event(self, image_id: int) -> None:
+        """Put an image without a deployment into the event of the same camera at the same time, if there is one."""
+        image = self.rows("SELECT serial, captured_at, deployment_id FROM images WHERE id = ?", (image_id,))[0]
+        same = self.event_images(image["serial"], image["captured_at"])
+        if same and image["deployment_id"] is None:
+            deployment = self.value("SELECT deployment_id FROM images WHERE id = ?", (min(same),))
+            self.db.conn.execute("UPDATE images SET deployment_id = ? WHERE id = ?", (deployment, image_id))
+            if deployment:
+                self.regroup(deployment)
+
     def event_images(self, serial: str | None, captured_at: str | None, gap_s: int = 1800) -> set[int]:
         """Images of the event that a photo not in the catalog belongs to: same camera serial, time within the gap.
 
@@ -207,5 +252,12 @@ class PhotosTable:
             "captured_at BETWEEN strftime('%Y-%m-%d %H:%M:%S', :at, :minus) AND "
             "strftime('%Y-%m-%d %H:%M:%f', :at, :plus))",
             {"serial": serial, "at": captured_at, "minus": f"-{gap_s} seconds", "plus": f"+{gap_s} seconds"},
+        )
+        return {row["id"] for row in rows}
+
+    def images_of_event(self, image_id: int) -> set[int]:
+        """All images of the event that an image belongs to; empty when it is in none."""
+        rows = self.rows(
+            "SELECT id FROM images WHERE event_id = (SELECT event_id FROM images WHERE id = ?)", (image_id,)
         )
         return {row["id"] for row in rows}

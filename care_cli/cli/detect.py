@@ -1,0 +1,116 @@
+"""`care detect`."""
+
+from __future__ import annotations
+
+import re
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from care_cli.cli import output
+from care_cli.errors import CareError
+
+
+def seconds(text: str | None) -> int | None:
+    """A span as people write it: 90, 90s, 30m, 2h, -1d, +1:30:00, -0:05. CareError for anything else."""
+    if text is None:
+        return None
+    simple = re.fullmatch(r"([+-]?)(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    if simple:
+        span = float(simple[2]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[simple[3]]
+        return round(-span if simple[1] == "-" else span)
+    clock = re.fullmatch(r"([+-]?)(\d+):(\d{2})(?::(\d{2}))?", text.strip())
+    if clock:
+        span = int(clock[2]) * 3600 + int(clock[3]) * 60 + int(clock[4] or 0)
+        return -span if clock[1] == "-" else span
+    raise CareError(f"A span is written 90s, 30m, 2h, 1d or +1:30:00, but got {text!r}.")
+
+
+def detect(
+    ctx: typer.Context,
+    paths: Annotated[list[Path], typer.Argument(help="Folders, a card, or single photos.", show_default=False)],
+    model: Annotated[str | None, typer.Option(help="Registry name or weights file.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Input of the network, px.", min=32)] = None,
+    batch: Annotated[int, typer.Option(help="Photos a forward pass.", min=1)] = 8,
+    species: Annotated[str | None, typer.Option(help="Species of animals whose model knows none.")] = None,
+    deployment: Annotated[str | None, typer.Option(help="One deployment for all, instead of one a folder.")] = None,
+    site: Annotated[str | None, typer.Option(help="Site of these deployments.")] = None,
+    latitude: Annotated[float | None, typer.Option(min=-90, max=90, help="Degrees, north positive.")] = None,
+    longitude: Annotated[float | None, typer.Option(min=-180, max=180, help="Degrees, east positive.")] = None,
+    clock_shift: Annotated[
+        str | None, typer.Option(help="Added to the camera's clock on reading: 2h, -30m, +1:30:00.")
+    ] = None,
+    burst_gap: Annotated[str | None, typer.Option(help="A longer pause begins a new burst.  [default: 60s]")] = None,
+    event_gap: Annotated[str | None, typer.Option(help="A longer pause begins a new event.  [default: 30m]")] = None,
+    gallery: Annotated[Path | None, typer.Option(help="Write pages of what was found: FILE.html.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+) -> None:
+    """Find animals, people and vehicles in photos; run it again to go on or to add new photos."""
+    from care_cli.stages import detect as stage
+    from care_cli.stages.devices import choose
+
+    cfg = stage.DetectConfig(
+        paths=tuple(paths),
+        model=model,
+        device="cpu" if dry_run else choose(ctx.obj.device),
+        image_size=image_size,
+        batch=batch,
+        species=species,
+        deployment=deployment,
+        site=site,
+        latitude=latitude,
+        longitude=longitude,
+        clock_shift_s=seconds(clock_shift),
+        burst_gap_s=seconds(burst_gap),
+        event_gap_s=seconds(event_gap),
+    )
+    if dry_run:
+        with output.open_catalog(ctx) if ctx.obj.catalog.exists() else nullcontext() as catalog:
+            show_preview(ctx, stage.preview(catalog, cfg))
+        return
+    stage.count(cfg.paths)  # a wrong path begins no catalog
+    with output.open_catalog(ctx, create=True) as catalog:
+        found = stage.run(catalog, cfg)
+        if gallery:
+            from care_cli.pages.gallery import write_gallery
+
+            pages = write_gallery(catalog, gallery, catalog.images_met())
+            output.notice(ctx)(f"Gallery: {', '.join(str(page) for page in pages)}")
+    show(ctx, found)
+    if found["unreadable"]:
+        raise typer.Exit(1)
+
+
+def show(ctx: typer.Context, found: dict) -> None:
+    """The summary of a run, as a table or as the JSON contract."""
+    problems = found.pop("problems")
+    for problem in problems:
+        output.message(f"Could not be read: {problem}")
+    if ctx.obj.json:
+        output.emit({key: value for key, value in found.items() if key != "bytes"})
+        return
+    categories = found["by_category"]
+    rows = [
+        {"what": "photos", "count": found["images"]},
+        {"what": "  new", "count": found["new"]},
+        {"what": "  partly decoded", "count": found["partial"]},
+        {"what": "  unreadable", "count": found["unreadable"]},
+        *({"what": f"{name}s shown", "count": categories.get(name, 0)} for name in ("animal", "person", "vehicle")),
+    ]
+    print("\n".join(output.text_table(rows, ["what", "count"])))
+    speed = f"{found['images_per_second']:.1f} photos a second" if found["images_per_second"] else ""
+    output.notice(ctx)(f"Run {found['run']}: {found['seconds']:.1f} s, {speed}. Next: `care crops`, `care index`.")
+
+
+def show_preview(ctx: typer.Context, plan: dict) -> None:
+    """What a run would do."""
+    if ctx.obj.json:
+        output.emit(plan)
+        return
+    for problem in plan["unreadable"]:
+        output.message(f"Could not be read: {problem}")
+    print("\n".join(output.text_table([{"deployment": k, "files": v} for k, v in plan["deployments"].items()],
+                                      ["deployment", "files"])))  # fmt: skip
+    print(f"{plan['files']} files, {plan['bytes'] / 1e6:.1f} MB: {plan['known']} known, {plan['to_read']} to read.")

@@ -1,0 +1,106 @@
+"""`care identify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from care_cli.cli import output
+from care_cli.errors import CareError
+
+
+def identify(
+    ctx: typer.Context,
+    paths: Annotated[list[Path], typer.Argument(help="Photos, or folders of them.", show_default=False)],
+    top: Annotated[int, typer.Option(help="Candidates shown for each animal.", min=1)] = 5,
+    model: Annotated[str | None, typer.Option(help="Embedder of an index.  [default: the newest index's]")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights file for --model timm:NAME.")] = None,
+    detector: Annotated[str | None, typer.Option(help="Detector.  [default: the active detect run's]")] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Each photo is one animal, cut out already.")] = False,
+    score: Annotated[str, typer.Option(help="One score per individual: best, mean or vote.")] = "best",
+    m: Annotated[int, typer.Option("--mean-of", help="Matches that --score mean averages.", min=1)] = 3,
+    k: Annotated[int, typer.Option("--neighbours", help="Neighbours that --score vote asks.", min=1)] = 5,
+    known: Annotated[float | None, typer.Option(help="Similarity from which it is the best candidate.")] = None,
+    new_below: Annotated[float | None, typer.Option(help="Similarity below which it is a new animal.")] = None,
+    species: Annotated[str | None, typer.Option(help="Compare with animals of this species only.")] = None,
+    site: Annotated[str | None, typer.Option(help="Compare with animals seen at this site only.")] = None,
+    flank: Annotated[str | None, typer.Option(help="Compare with crops of this flank only.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a picture: FILE.jpg.")] = None,
+    confirm: Annotated[str | None, typer.Option(help="Add the photo: its animal is this individual.")] = None,
+    new: Annotated[str | None, typer.Option(help="Add the photo: its animal is a new individual of this name.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Which animal of the photo --confirm and --new mean.")] = None,
+) -> None:
+    """Name the animals in photos: ranked individuals, known, new or unsure, with evidence."""
+    from care_cli import registry
+    from care_cli.records import Selection
+    from care_cli.stages import identify as stage
+    from care_cli.stages.devices import choose
+
+    if score not in stage.SCORES:
+        raise CareError(f"--score is one of {', '.join(stage.SCORES)}, but got {score!r}.")
+    if confirm and new:
+        raise CareError("--confirm names an animal that has a name, --new one that has none; give one of them.")
+    cfg = stage.IdentifyConfig(
+        paths=tuple(paths),
+        top=top,
+        model=registry.find(model, task="embedder", weights=weights) if model else None,
+        detector=registry.find(detector, task="detector") if detector else None,
+        whole=whole,
+        device=choose(ctx.obj.device),
+        score=score,
+        m=m,
+        k=k,
+        known=known,
+        new_below=new_below,
+        candidates=Selection(species=species, site=site, flank=flank),
+    )
+    with output.open_catalog(ctx) as catalog:
+        identifier, photos = stage.run(catalog, cfg)
+        if sheet:
+            write_sheet(ctx, stage, identifier, photos, sheet)
+        if ctx.obj.json:
+            output.emit(stage.contract(identifier, photos))
+        else:
+            show(ctx, stage.contract(identifier, photos))
+        if confirm or new:
+            if len(photos) != 1 or photos[0].failure:
+                raise CareError(f"--confirm and --new take one readable photo, but got {len(photos)}.")
+            done = stage.confirm(identifier, photos[0], confirm or new, crop, new=bool(new))
+            output.message(f"Crop {done['crop']} is {done['individual']} (decision {done['decision']}).")
+    if any(photo.failure for photo in photos):
+        raise typer.Exit(1)
+
+
+def show(ctx: typer.Context, answer: dict) -> None:
+    """The answers as a table: a line per candidate."""
+    rows = []
+    for photo in answer["photos"]:
+        name = photo["path"].rpartition("/")[2]
+        if photo.get("failure"):
+            output.message(f"Could not be read: {photo['path']}: {photo['failure']}")
+            continue
+        if not photo["crops"]:
+            rows.append({"photo": name, "verdict": "nothing found"})
+        for number, crop in enumerate(photo["crops"], 1):
+            first = {"photo": name, "crop": number, "species": crop["species"], "verdict": crop["verdict"]}
+            if crop["category"] != "animal":
+                rows.append(first | {"verdict": crop["category"]})
+                continue
+            for place, one in enumerate(crop["candidates"] or [{}], 1):
+                line = {"rank": place, "individual": one.get("individual"), "similarity": one.get("similarity"),
+                        "gallery_crop": one.get("crop")}  # fmt: skip
+                rows.append((first if place == 1 else {}) | line)
+    blank = {"photo": " ", "crop": " ", "species": " ", "verdict": " "}
+    lines = [row if "photo" in row else blank | row for row in rows]
+    columns = ["photo", "crop", "species", "verdict", "rank", "individual", "similarity", "gallery_crop"]
+    print("\n".join(output.text_table(lines, columns)))
+
+
+def write_sheet(ctx: typer.Context, stage, identifier, photos, path: Path) -> None:
+    """The picture of --sheet."""
+    from care_cli.pages.sheet import identify_sheet
+
+    written = identify_sheet(stage.sheet_rows(identifier, photos), path)
+    output.notice(ctx)(f"Sheet: {', '.join(str(one) for one in written)}")

@@ -1,0 +1,43 @@
+"""`care index`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from care_cli.cli import output
+
+
+def index(
+    ctx: typer.Context,
+    model: Annotated[str | None, typer.Option(help="Registry name, our safetensors file, or timm:NAME.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights file for timm:NAME.")] = None,
+    species: Annotated[str | None, typer.Option(help="Only crops of this species.")] = None,
+    confidence: Annotated[float | None, typer.Option(help="Instead of the detector's shown threshold.")] = None,
+    batch: Annotated[int, typer.Option(help="Crops a forward pass.", min=1)] = 32,
+    run: Annotated[int | None, typer.Option(help="A detect run other than the active one.")] = None,
+) -> None:
+    """Embed animal crops with a model; run it again after new photos."""
+    from care_cli import registry
+    from care_cli.records import Selection
+    from care_cli.stages import index as stage
+    from care_cli.stages.devices import choose
+
+    with output.open_catalog(ctx) as catalog:
+        cfg = stage.IndexConfig(
+            spec=registry.find(model, task="embedder", weights=weights) if model else registry.default("index"),
+            device=choose(ctx.obj.device),
+            batch=batch,
+            selection=Selection(category="animal", species=species, confidence=confidence, run=run),
+        )
+        done = stage.run(catalog, cfg)
+    if ctx.obj.json:
+        output.emit(done)
+    else:
+        print(f"{done['crops']} crops in the index of {done['model']} ({done['dim']} numbers each), {done['new']} new.")
+        output.notice(ctx)(f"Run {done['run']}: {done['seconds']:.1f} s. Next: `care identify PHOTO`.")
+    if done["damaged"]:
+        output.message(f"Crops whose pixels are damaged: {', '.join(map(str, done['damaged']))}. Run `care doctor`.")
+        raise typer.Exit(1)

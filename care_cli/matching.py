@@ -1,0 +1,72 @@
+"""From similarities to an answer: one score per individual, and known, new or unsure. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+SCORES = ("best", "mean", "vote")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One individual as an answer: its score and the gallery entry that speaks most for it."""
+
+    individual: str
+    similarity: float  # cosine, by the chosen score
+    index: int  # of the best gallery entry
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From `known` upward the best candidate is the animal, below `new` it is none of them; unsure between."""
+
+    known: float
+    new: float
+
+
+def rank(
+    similarity: np.ndarray, individuals: Sequence[str], score: str = "best", m: int = 3, k: int = 5
+) -> list[Candidate]:
+    """Individuals by how well a query matches them, best first; ties by name.
+
+    `similarity (G,) float` is the query's cosine with each gallery entry, `individuals (G,)` their names.
+    `score` is 'best' (the best match), 'mean' (of the m best matches, or as many as there are), or 'vote'
+    (how many of the k nearest entries are the individual's; ties by the mean of those; the similarity given
+    is that mean, and individuals without a vote follow by their best match).
+    """
+    by_individual: dict[str, list[int]] = {}
+    order = np.argsort(-np.asarray(similarity), kind="stable")
+    for index in order:
+        by_individual.setdefault(individuals[index], []).append(int(index))
+    nearest = set(order[:k].tolist())
+    ranked = []
+    for name, entries in by_individual.items():
+        voters = [entry for entry in entries if entry in nearest] if score == "vote" else []
+        counted = voters or entries[: m if score == "mean" else 1]
+        value = float(np.mean(similarity[counted]))
+        ranked.append((-len(voters), -value, name, Candidate(name, value, entries[0])))
+    return [candidate for *_, candidate in sorted(ranked, key=lambda entry: entry[:3])]
+
+
+def decide(*, candidates: Sequence[Candidate], thresholds: Thresholds | None) -> tuple[str, str]:
+    """The verdict 'known', 'new' or 'unsure', and the reason for it in words."""
+    # 1. Nobody to compare with
+    if not candidates:
+        return "new", "no named animal to compare with"
+    best = candidates[0]
+    # 2. Nothing known about what this model's similarities mean
+    if thresholds is None:
+        return "unsure", "this model has no thresholds; give --known and --new-below, or calibrate it"
+    # 3. Clear
+    if best.similarity >= thresholds.known:
+        return "known", f"{best.similarity:.2f} with {best.individual}, at least {thresholds.known:.2f}"
+    if best.similarity < thresholds.new:
+        return "new", f"at most {best.similarity:.2f} with anyone, below {thresholds.new:.2f}"
+    # 4. Between
+    return (
+        "unsure",
+        f"{best.similarity:.2f} with {best.individual}, between {thresholds.new:.2f} and {thresholds.known:.2f}",
+    )
