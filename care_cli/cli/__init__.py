@@ -73,7 +73,7 @@ def hoist(arguments: list[str]) -> list[str]:
     for argument in waiting:
         if argument == "--":
             rest += [argument, *waiting]
-        elif argument in FLAGS or argument.split("=")[0] in VALUES and "=" in argument:
+        elif argument in FLAGS or (argument.split("=")[0] in VALUES and "=" in argument):
             front.append(argument)
         elif argument in VALUES:
             front += [argument, *[value for value in [next(waiting, None)] if value is not None]]
