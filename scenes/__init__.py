@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .coats import SPECIES, Individual, make_individual, make_person
-from .photos import MIRROR_PAIRS, Chip, Placement, Scene, place, render_chip, render_scene
+from .photos import MIRROR_PAIRS, Chip, Scene, render_chip, render_scene
 from .places import Location, make_location
+from .staging import Placement, place
 
 __all__ = [
     "MIRROR_PAIRS",

@@ -14,6 +14,11 @@ import numpy as np
 SIDES = (("left", 1.0), ("right", -1.0))
 
 
+def _by(point: np.ndarray, x: float, y: float, z: float) -> np.ndarray:
+    """The point moved by x, y, z."""
+    return point + np.array((x, y, z))
+
+
 @dataclass(frozen=True)
 class Body:
     """`parents (B,) int` (-1 for the root), `pivots (B,3)`, and for the P ellipsoids `part_bone (P,) int`,
@@ -108,8 +113,8 @@ class Build:
 
 BUILDS = {
     "Cat": Build(
-        0.34, 0.72, (0.17, 0.165, 0.165), 0.72, (0.22, 38, 0.13, 0.105), (0.135, 0.125), (0.11, 0.05, 0.08, 0.045),
-        (0.15, 0.055, 10, 18), (0.085, 0.055, 0.045), (0.075, 0.042), (0.95, 0.05, 0.035), False,
+        0.34, 0.66, (0.18, 0.185, 0.175), 0.74, (0.17, 34, 0.14, 0.12), (0.14, 0.15), (0.045, 0.05, 0.09, 0.06),
+        (0.15, 0.065, 5, 16), (0.09, 0.06, 0.05), (0.075, 0.045), (0.95, 0.05, 0.035), False,
     ),
     "Deer": Build(
         0.85, 1.02, (0.215, 0.20, 0.225), 0.66, (0.52, 52, 0.15, 0.09), (0.12, 0.10), (0.25, 0.07, 0.075, 0.042),
@@ -173,7 +178,7 @@ def _legs(b: Builder, s: Build) -> None:
         y = sign * s.girth[0] * s.width * 0.62
         joints = [(-0.34, hind), (-0.25, hind * 0.60), (-0.42, 0.30 * hind), (-0.38, low)]
         _leg(b, s, f"h{mark}", "hip", joints, y)
-        b.ball(f"h{mark}1", (-0.32, y, hind * 0.9), (0.14, s.leg[0] * 0.8, 0.75 * s.girth[0]))
+        b.ball(f"h{mark}1", (-0.32, y, hind * 0.9), (0.12, s.leg[0] * 0.8, 0.62 * s.girth[0]))
         b.point(f"{side}_hock", f"h{mark}3", (-0.42, y + sign * s.leg[2], 0.30 * hind))
         b.point(f"{side}_hind_paw", f"h{mark}3", (-0.37, y, low))
 
@@ -187,16 +192,16 @@ def _head(b: Builder, s: Build) -> None:
     b.bone("head", "neck", tuple(end))
     b.limb("neck", root - 0.1 * (end - root), end, (base, top), 3, 0.8)
     half, tall = s.skull
-    skull = end + [0.55 * half, 0, 0.25 * tall]
+    skull = _by(end, 0.45 * half, 0, 0.25 * tall)
     b.ball("head", skull, (half, tall * 0.85, tall))
     reach, drop, thick, tip = s.muzzle
-    start = skull + [0.5 * half, 0, -0.15 * tall]
-    nose = skull + [half + reach * 0.75, 0, -drop]
+    start = _by(skull, 0.5 * half, 0, -0.15 * tall)
+    nose = _by(skull, half + reach * 0.75, 0, -drop)
     b.limb("head", start, nose, (thick, tip), 2, 0.85)
-    b.ball("head", nose + [tip * 0.9, 0, tip * 0.15], (tip * 0.5, tip * 0.7, tip * 0.6), 0.25 if s.snout else 1.0)
-    b.point("nose", "head", nose + [tip * 1.2, 0, tip * 0.15])
+    b.ball("head", _by(nose, tip * 0.9, 0, tip * 0.15), (tip * 0.5, tip * 0.7, tip * 0.6), 0.25 if s.snout else 1.0)
+    b.point("nose", "head", _by(nose, tip * 1.2, 0, tip * 0.15))
     for side, sign in SIDES:
-        eye = skull + [0.62 * half, sign * tall * 0.66, 0.22 * tall]
+        eye = _by(skull, 0.62 * half, sign * tall * 0.66, 0.22 * tall)
         b.ball("head", eye, (0.026 if s.metres < 0.5 else 0.019,) * 3, 1.0)
         b.point(f"{side}_eye", "head", eye)
         _ear(b, s, side, sign, skull)
@@ -205,15 +210,15 @@ def _head(b: Builder, s: Build) -> None:
     if s.horns:
         _horns(b, s, skull)
     if s.beard:
-        chin = nose + [-0.06, 0, -tip]
-        b.limb("head", chin, chin + [-0.03, 0, -0.15], (0.03, 0.012), 2)
+        chin = _by(nose, -0.06, 0, -tip)
+        b.limb("head", chin, _by(chin, -0.03, 0, -0.15), (0.03, 0.012), 2)
 
 
 def _ear(b: Builder, s: Build, side: str, sign: float, skull: np.ndarray) -> None:
     half, tall = s.skull
     long, thick, forward, outward = s.ear
     lean, out = np.radians(forward), np.radians(outward)
-    start = skull + [-0.15 * half, sign * 0.55 * tall, 0.65 * tall]
+    start = _by(skull, -0.15 * half, sign * 0.55 * tall, 0.65 * tall)
     way = np.array([np.sin(lean) * np.cos(out), sign * np.sin(out), np.cos(lean) * np.cos(out)])
     if s.snout:
         way[2] *= 0.55
@@ -225,7 +230,7 @@ def _ear(b: Builder, s: Build, side: str, sign: float, skull: np.ndarray) -> Non
 def _horns(b: Builder, s: Build, skull: np.ndarray) -> None:
     half, tall = s.skull
     for _, sign in SIDES:
-        start = skull + [0.1 * half, sign * 0.4 * tall, 0.8 * tall]
+        start = _by(skull, 0.1 * half, sign * 0.4 * tall, 0.8 * tall)
         path = [(0, 0, 0), (-0.03, 0.02, 0.13), (-0.12, 0.04, 0.22), (-0.23, 0.07, 0.21)]
         thick = [0.035, 0.03, 0.023, 0.012]
         if s.horns == "antlers":
@@ -245,10 +250,10 @@ def _tail(b: Builder, s: Build) -> None:
     parent = "hip"
     count = 5 if length > 0.5 else 2
     for i in range(count):
-        start = root + [-length * i / count, 0, 0]
+        start = _by(root, -length * i / count, 0, 0)
         b.bone(f"tail{i + 1}", parent, tuple(start))
         ends = [thick + (tip - thick) * (i + j) / count for j in (0, 1)]
-        b.limb(f"tail{i + 1}", start, start + [-length / count, 0, 0], ends, 2)
+        b.limb(f"tail{i + 1}", start, _by(start, -length / count, 0, 0), ends, 2)
         parent = f"tail{i + 1}"
     b.marks |= {"tail_x": root[0], "tail_end": root[0] - length, "tail_z": root[2]}
 

@@ -15,7 +15,7 @@ import numpy as np
 from .bodies import BUILDS, Body, person, quadruped
 from .noise import fractal_noise, smooth_noise, smoothstep
 
-RESOLUTION = 150  # coat pixels for a trunk length
+RESOLUTION = 180  # coat pixels for a trunk length
 
 SPECIES: dict[str, str] = {
     "Cat": "short head, pricked ears, long tail; tabby stripes or large patches",
@@ -191,7 +191,7 @@ def _flank(rng, individual: Individual, u: np.ndarray, z: np.ndarray) -> np.ndar
     marks = individual.body.marks
     shape = u.shape
     light, dark = (np.array(tones[rng.integers(len(tones))], np.float32) for tones in TONES[individual.species])
-    light, dark = (np.clip(tone * rng.uniform(0.9, 1.08) + rng.normal(0, 5, 3), 8, 250) for tone in (light, dark))
+    light, dark = (np.clip(tone * rng.uniform(0.9, 1.08) + rng.normal(0, 3, 3), 8, 250) for tone in (light, dark))
     base, mark = (light, dark) if rng.random() < (0.2 if individual.species == "Deer" else 0.6) else (dark, light)
     cells = (int(shape[0] / RESOLUTION * 4) + 2, int(shape[1] / RESOLUTION * 4) + 2)
     warp_u = u + 0.035 * smooth_noise(rng, shape, cells)
@@ -207,7 +207,7 @@ def _flank(rng, individual: Individual, u: np.ndarray, z: np.ndarray) -> np.ndar
     pale = smoothstep(warp_z, marks["leg"] + 0.12, marks["leg"] - 0.02) * rng.uniform(0, 0.25)
     coat = coat + (light - coat) * pale[..., None]
     streaks = fractal_noise(rng, shape, (shape[0] // 3, shape[1] // 9), 2)
-    return np.clip(coat * (1 + 0.06 * streaks[..., None]), 4, 252)
+    return np.clip(coat * (1 + 0.10 * streaks[..., None]), 4, 252)
 
 
 def _clothes(rng, u: np.ndarray, z: np.ndarray) -> np.ndarray:

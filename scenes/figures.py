@@ -10,6 +10,7 @@ import numpy as np
 from .bodies import Body
 from .poses import Pose, bone_turns, pose_bones
 
+FUR = np.random.default_rng(7).uniform(-0.6, 0.42, (192, 160)).astype(np.float32)  # frays the outline
 BLEND = 38.0  # per trunk length: how sharply the nearer of two parts hides the farther
 
 
@@ -103,5 +104,9 @@ def _resolve(total: np.ndarray, points, foot) -> Surface:
     inside = total[0] > 0
     mean = total / np.where(inside, total[0], 1)
     normal = np.moveaxis(mean[4:7], 0, -1)
-    normal = normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+    length = np.sqrt(normal[..., 0] ** 2 + normal[..., 1] ** 2 + normal[..., 2] ** 2)
+    normal = normal / np.maximum(length, 1e-6)[..., None]
+    rows, columns = inside.shape
+    tiles = (rows // FUR.shape[0] + 1, columns // FUR.shape[1] + 1)
+    inside &= normal[..., 2] > np.tile(FUR, tiles)[:rows, :columns]
     return Surface(inside, np.moveaxis(mean[1:4], 0, -1), normal, mean[7], mean[8], points, foot)

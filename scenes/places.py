@@ -68,7 +68,7 @@ def make_location(seed: int) -> Location:
         sun=tuple(float(v) for v in sun / np.linalg.norm(sun)),
         trunks=int(rng.integers(7, 16)) if kind in ("bush", "beech") else int(rng.integers(0, 4)),
         cover=float(rng.uniform(0.25, 1.0)),
-        tint=tuple(float(v) for v in rng.normal(1, 0.05, 3)),
+        tint=tuple(float(v) for v in rng.normal(1, 0.02, 3)),
         bar=str(rng.choice(["below", "below", "above", "over"])),
         make=make,
         model=model,
@@ -89,8 +89,8 @@ class Plant:
 
 @dataclass(frozen=True)
 class View:
-    """A location at one size: `colours (H,W,3) float32` RGB 0..255 in even light; `reach (H,W) float32`, how
-    strongly the infrared flash lights each pixel, 0..1; `plants` from back to front; `horizon` in px."""
+    """A location at one size: `colours (H,W,3) uint8` RGB in even light; `reach (H,W) uint8`, how strongly the
+    infrared flash lights each pixel; `plants` from back to front; `horizon` in px."""
 
     colours: np.ndarray
     reach: np.ndarray
@@ -98,7 +98,7 @@ class View:
     horizon: float
 
 
-@lru_cache(maxsize=24)
+@lru_cache(maxsize=40)
 def view(location: Location, size: tuple[int, int]) -> View:
     """What the camera of `location` sees on a photo of `size` (width, height) px without animals."""
     width, height = size
@@ -120,11 +120,9 @@ def view(location: Location, size: tuple[int, int]) -> View:
     image = image.filter(ImageFilter.GaussianBlur(width / 1600))
     near = np.asarray(distance, np.float32) / 255
     bark = 1 + 0.06 * fractal_noise(rng, (height, width), (height // 12, width // 12), 2, 0.8) * (near > 0.02)
-    return View(np.asarray(image, np.float32) * bark[..., None], _flash_reach(near), tuple(plants), horizon)
-
-
-def _flash_reach(near: np.ndarray) -> np.ndarray:
-    return np.clip(0.10 + 1.25 * near**0.75, 0, 1.0).astype(np.float32)
+    colours = np.clip(np.asarray(image, np.float32) * bark[..., None], 0, 255).astype(np.uint8)
+    reach = np.clip(255 * (0.10 + 1.25 * near**0.75), 0, 255).astype(np.uint8)
+    return View(colours, reach, tuple(plants), horizon)
 
 
 def _ground(location: Location, rng, size, horizon: float) -> np.ndarray:
@@ -162,12 +160,12 @@ def _backdrop(location: Location, rng, image: Image.Image, horizon: float) -> No
         outline = [(0, horizon + 3), *((x, float(top[x])) for x in range(0, width, 6)), (width, horizon + 3)]
         draw.polygon(outline, fill=tuple(int(v) for v in tone * 0.8))
         clump = smooth_noise(rng, (image.height, width), (14, 22))
-        count = int(1300 * (1.4 if closed else 0.7))
+        count = int(1800 * (1.4 if closed else 0.7))
         xs, depth = rng.integers(0, width, count), rng.random(count)
-        for x, share, bright, r in zip(xs, depth, rng.normal(1, 0.16, count), rng.random(count), strict=True):
+        for x, share, bright, r in zip(xs, depth, rng.normal(1, 0.09, count), rng.random(count), strict=True):
             y = top[x] + (horizon + 4 - top[x]) * share - 2
-            light = bright * (1 + 0.22 * clump[int(np.clip(y, 0, image.height - 1)), x])
-            size = width / 1280 * (2 + 5 * r) * (0.8 + 0.4 * layer)
+            light = bright * (1 + 0.17 * clump[int(np.clip(y, 0, image.height - 1)), x])
+            size = width / 1280 * (1.5 + 4 * r) * (0.8 + 0.4 * layer)
             colour = tuple(int(np.clip(v * light, 0, 255)) for v in tone)
             draw.ellipse((x - size, y - 0.7 * size, x + size, y + 0.7 * size), fill=colour)
     draw.line((0, horizon + 2, width, horizon + 2), fill=tuple(int(v * 0.7) for v in grass), width=3)
@@ -176,7 +174,12 @@ def _backdrop(location: Location, rng, image: Image.Image, horizon: float) -> No
 def _plants(location: Location, rng, size, horizon: float) -> list[Plant]:
     """Trunks, grass, ferns and stones, back to front; few near the middle, where animals pass."""
     width, height = size
-    plants = [_trunk(location, rng, size, horizon) for _ in range(location.trunks)]
+    plants = []
+    for _ in range(location.trunks):
+        trunk, x = _trunk(location, rng, size, horizon)
+        plants.append(trunk)
+        for _ in range(5):
+            plants.append(_clump(location, rng, size, horizon, x + rng.normal(0, 0.012) * width, trunk.foot + 1))
     clumps = int(90 + 90 * location.cover)
     for share in rng.random(clumps) ** 1.3:
         foot = horizon + (height - horizon) * (0.02 + 1.05 * share)
@@ -203,7 +206,8 @@ def _metre(location: Location, horizon: float, foot: float) -> float:
 
 
 def _tone(colour, light: float, rng) -> tuple[int, int, int]:
-    return tuple(int(np.clip(v * light + rng.normal(0, 4), 0, 255)) for v in colour)
+    shift = rng.normal(0, 4)
+    return tuple(int(np.clip(v * light + shift, 0, 255)) for v in colour)
 
 
 def _clump(location, rng, size, horizon, x, foot) -> Plant:
@@ -248,21 +252,22 @@ def _fern(location, rng, size, horizon, x, foot) -> Plant:
 
 def _stone(location, rng, size, horizon, x, foot) -> Plant:
     metre = _metre(location, horizon, foot)
-    radius = rng.uniform(0.03, 0.12) * metre
+    radius = rng.uniform(0.02, 0.075) * metre
     angles = np.linspace(0, 2 * np.pi, 11)[:-1]
     rough = rng.uniform(0.8, 1.1, 10)
     tone = np.array(KINDS[location.kind][3]) * 0.5 + np.array((64, 64, 62)) * rng.uniform(0.7, 1.1)
     shapes = []
-    for shrink, light, lift in ((1.0, 0.65, 0.0), (0.86, 0.95, 0.07), (0.55, 1.15, 0.2)):
-        outline = tuple(
-            (float(x + radius * 1.3 * shrink * r * np.cos(a)), float(foot - radius * (0.5 + lift - 0.7 * shrink * r * np.sin(a))))
-            for a, r in zip(angles, rough, strict=True)
-        )  # fmt: skip
-        shapes.append((outline, _tone(tone, light, rng)))
+    for step in range(6):
+        shrink, lift = 1 - 0.15 * step, 0.5 + 0.05 * step
+        outline = []
+        for angle, rim in zip(angles, rough, strict=True):
+            across, up = 1.3 * shrink * rim * np.cos(angle), lift - 0.7 * shrink * rim * np.sin(angle)
+            outline.append((float(x + radius * across), float(foot - radius * up)))
+        shapes.append((tuple(outline), _tone(tone, 0.62 + 0.11 * step, rng)))
     return _plant(foot, shapes)
 
 
-def _trunk(location, rng, size, horizon) -> Plant:
+def _trunk(location, rng, size, horizon) -> tuple[Plant, float]:
     width, height = size
     foot = horizon + (height - horizon) * rng.uniform(0.01, 1.0) ** 2.2 * 0.8
     x = rng.uniform(0, width)
@@ -286,4 +291,4 @@ def _trunk(location, rng, size, horizon) -> Plant:
         ]
         light = max(0.25, 1.1 - 0.75 * centre**2) * rng.uniform(0.8, 1.15)
         shapes.append((tuple((float(a), float(b)) for a, b in edges), _tone(bark, light, rng)))
-    return _plant(foot, shapes)
+    return _plant(foot, shapes), x

@@ -1,0 +1,89 @@
+"""The committed sample: a miniature survey card, query photos, the truth and the ecologist's names."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from datetime import datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .coats import Individual
+from .places import make_location
+from .seeds import SAMPLE
+from .survey import Card, Event, make_individuals, plan, write_card, write_event, write_truth
+
+KNOWN, NEW, PHOTOS = 24, 16, 4  # animals on the card, animals only in queries, photos of each on the card
+CARD_PLACES = (0, 1, 4)  # of the sample's seeds: three kinds of country
+QUERY_PLACES = range(100, 108)
+NEW_FROM = 500
+SIZE = (1024, 768)
+DIFFICULTY = 0.3
+QUERIES_START = datetime(2024, 5, 11, 5, 40)
+
+README = """# Sample data
+
+Rendered by CARE's own scene renderer (`scenes/`), from seeds; nothing here is a photo of a real animal.
+
+| what | where |
+|---|---|
+| a miniature survey: three cameras, 24 animals of four species, 4 photos of each or more | `card/` |
+| photos of animals of the card, at other places and times | `queries/known_*.JPG` |
+| photos of animals that are not on the card | `queries/new_*.JPG` |
+| the truth of every file: time, place, lighting, kind, boxes, names, keypoints, flank | `truth.json` |
+| the names of the card's animals, as an ecologist would keep them | `names.csv` |
+
+The card also has empty photos, people, two animals in one frame, a photo stored rotated (EXIF orientation 6),
+an exact duplicate and a truncated file. Boxes are `x, y, w, h` and keypoints `x, y, visible` in px of the
+upright photo; paths are relative to this folder; a photo's `visible` is the share of the animal that can be seen.
+
+Coats are the same on both flanks. The seeds of these animals and places (`scenes/seeds.py`) are used for nothing
+else: not for training, not for choosing thresholds, not for tests.
+
+Made again, byte for byte on one machine and Pillow version, by `python -m scenes card sample_data`.
+"""
+
+
+def _queries(rng: np.random.Generator, animals: list[Individual], first_event: int, start: datetime) -> list[Event]:
+    """One photo of each animal at a place and hour of its own."""
+    places = [make_location(SAMPLE[i]) for i in QUERY_PLACES]
+    events = []
+    for i, who in enumerate(animals):
+        when = start + timedelta(seconds=round((5.3 * i + float(rng.uniform(0, 4))) * 3600, 2))
+        events.append(Event(first_event + i, places[int(rng.integers(len(places)))], when, (who,)))
+    return events
+
+
+def _write_names(path: Path, records: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("path", "x", "y", "w", "h", "individual"))
+        for record in records:
+            for found in record["objects"] if record["kind"] == "animal" else ():
+                table.writerow((record["path"], *(f"{v:g}" for v in found["box"]), found["individual"]))
+
+
+def make_sample(out: Path) -> list[dict[str, Any]]:
+    """Writes the whole of `sample_data` to `out`, in place of what was there; returns the truth."""
+    out = Path(out)
+    for old in ("card", "queries"):
+        shutil.rmtree(out / old, ignore_errors=True)
+    rng = np.random.default_rng([SAMPLE[0], 41])
+    known = make_individuals(SAMPLE, KNOWN)
+    new = make_individuals(SAMPLE[NEW_FROM:], NEW, first_name=KNOWN)
+    places = [make_location(SAMPLE[i]) for i in CARD_PLACES]
+    events = plan(rng, known, PHOTOS, places, SAMPLE[0])
+    card = write_card(out, "card", events, SAMPLE[0], SIZE, DIFFICULTY)
+    queries = []
+    for word, animals, days in (("known", known, 0), ("new", new, 7)):
+        files = Card(out / "queries", word + "_{:02d}.JPG", count(1))
+        start, first = QUERIES_START + timedelta(days=days), len(events) + len(queries) + 1
+        for event in _queries(rng, animals, first, start):
+            queries += write_event(out, files, event, SAMPLE[0], SIZE, DIFFICULTY)
+    _write_names(out / "names.csv", card)
+    write_truth(out / "truth.json", card + queries, seed=SAMPLE[0], difficulty=DIFFICULTY)
+    (out / "README.md").write_text(README, encoding="utf-8", newline="\n")
+    return card + queries
