@@ -2,6 +2,7 @@
 
 from care_cli.catalog.crops import CropsTable
 from care_cli.catalog.embeddings import EmbeddingsTable
+from care_cli.catalog.exchange import ExchangeQueries
 from care_cli.catalog.health import Health
 from care_cli.catalog.identity import IdentityLog
 from care_cli.catalog.photos import PhotosTable
@@ -11,5 +12,5 @@ from care_cli.catalog.store import Store
 __all__ = ["Catalog"]
 
 
-class Catalog(PhotosTable, RunsTable, CropsTable, EmbeddingsTable, IdentityLog, Health, Store):
+class Catalog(PhotosTable, RunsTable, CropsTable, EmbeddingsTable, IdentityLog, Health, ExchangeQueries, Store):
     """An open catalog. One file per group of tables beside this one; `Store` opens, commits and closes."""

@@ -50,11 +50,15 @@ class CropsTable:
         finished = {row["image_id"] for row in done}
         return [image_id for image_id in image_ids if image_id not in finished]
 
-    def add_crops(self, run_id: int, image_id: int, crops: Sequence[Crop]) -> list[int]:
-        """Write what a run found in an image and that the run has dealt with it. Returns the crops' ids."""
+    def add_crops(self, run_id: int, image_id: int, crops: Sequence[Crop], again: bool = False) -> list[int]:
+        """Write what a run found in an image and that the run has dealt with it. Returns the crops' ids.
+
+        An image is dealt with once a run, unless `again` adds to it (a data set tells of one photo twice).
+        """
         ids = []
         with self.transaction():
-            self.db.conn.execute("INSERT INTO run_images VALUES (?, ?)", (run_id, image_id))
+            insert = "INSERT OR IGNORE" if again else "INSERT"
+            self.db.conn.execute(f"{insert} INTO run_images VALUES (?, ?)", (run_id, image_id))
             for crop in crops:
                 found, size = crop.detection, crop.size or (None, None)
                 crop_id = self.value(
