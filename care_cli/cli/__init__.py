@@ -22,6 +22,7 @@ app = typer.Typer(
     help="From a camera trap's SD card to named animals, over one catalog file.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

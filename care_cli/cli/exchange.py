@@ -9,8 +9,8 @@ import typer
 
 from care_cli.cli.output import emit, message, open_catalog
 
-export_app = typer.Typer(help="Write the survey in formats of other programs.", no_args_is_help=True)
-import_app = typer.Typer(help="Take in what others made.", no_args_is_help=True)
+export_app = typer.Typer(help="Write the survey in formats of other programs.", no_args_is_help=True, rich_markup_mode=None)
+import_app = typer.Typer(help="Take in what others made.", no_args_is_help=True, rich_markup_mode=None)
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Run = Annotated[int | None, typer.Option(help="Boxes of this detect run, not of the latest.")]

@@ -9,7 +9,7 @@ import typer
 
 from care_cli.cli.output import Csv, emit, message, open_catalog, table
 
-app = typer.Typer(help="List, show, name, rename, merge, split, undo.", no_args_is_help=True)
+app = typer.Typer(help="List, show, name, rename, merge, split, undo.", no_args_is_help=True, rich_markup_mode=None)
 
 Crops = Annotated[list[int], typer.Argument(metavar="CROP...", help="Ids as `care crops` shows them.")]
 Name = Annotated[str, typer.Argument(help="An individual's name.")]

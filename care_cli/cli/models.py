@@ -9,7 +9,7 @@ import typer
 
 from care_cli.cli import output
 
-app = typer.Typer(help="List, show, pull, verify and add models.", no_args_is_help=True)
+app = typer.Typer(help="List, show, pull, verify and add models.", no_args_is_help=True, rich_markup_mode=None)
 Names = Annotated[list[str] | None, typer.Argument(help="Names from `care models list`.")]
 
 

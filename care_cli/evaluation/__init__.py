@@ -1,0 +1,1 @@
+"""Honest figures: metrics of retrieval, pure NumPy."""

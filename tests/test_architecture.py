@@ -1,0 +1,121 @@
+"""The layout's dependency table: who may import whom, and what the command line may load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "care_cli"
+
+HEAVY = {"torch", "torchvision", "timm", "ultralytics", "open_clip", "diffusers", "openvino", "matplotlib", "cv2",
+         "accelerate", "transformers", "sklearn", "faiss"}  # fmt: skip
+LEAVES = {"__init__", "records", "geometry", "images", "errors", "exif", "scan", "volumes", "decisions", "outputs"}
+FILES = LEAVES | {"checkpoints", "weights"}  # leaves, and what reads weights files
+
+# room: the rooms of care_cli that it may import, heavy packages (inside functions) that it may import
+TABLE: dict[str, tuple[set[str], set[str]]] = {
+    "__main__": ({"cli"}, set()),
+    "cli": ({"errors", "cli", "__init__", "stages", "catalog", "registry", "records", "pages", "exchange"}, set()),
+    "stages": (
+        FILES | {"stages", "exchange", "pages", "catalog", "detectors", "embedders", "registry", "matching", "search",
+                 "training"},
+        {"torch"},
+    ),
+    "pages": (LEAVES | {"pages", "catalog"}, set()),
+    "exchange": (LEAVES | {"exchange", "catalog"}, set()),
+    "catalog": (LEAVES | {"catalog"}, set()),
+    "detectors": (FILES | {"registry"}, HEAVY - {"timm", "open_clip", "diffusers"}),
+    "embedders": (FILES, {"torch", "torchvision", "timm", "open_clip"}),
+    "training": (FILES | {"training", "embedders", "detectors", "registry"}, {"torch", "torchvision", "timm",
+                                                                              "ultralytics", "accelerate"}),
+    "evaluation": (LEAVES | {"evaluation"}, {"matplotlib", "sklearn"}),
+    "search": (LEAVES, {"faiss"}),
+    "matching": (LEAVES, {"faiss"}),
+    "registry": (FILES, set()),
+    "checkpoints": (LEAVES, {"torch", "ultralytics"}),
+    "weights": (LEAVES, set()),
+    **{leaf: (LEAVES, set()) for leaf in LEAVES},
+}  # fmt: skip
+SQL_ROOM = "catalog"
+LONG = {"detect", "identify", "train"}  # two lists of options, and the one loop that is read top to bottom
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> set[tuple[str, int]]:
+    """Imported module names, with the line; names imported for type checking alone are left out."""
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {(alias.name, node.lineno) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found |= {(f"{node.module}.{alias.name}", node.lineno) for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_follow_the_table(path: Path) -> None:
+    room = room_of(path)
+    assert room in TABLE, f"{room} has no line in the dependency table"
+    rooms, heavy = TABLE[room]
+    for name, line in imports(ast.parse(path.read_text("utf-8"))):
+        top, *rest = name.split(".")
+        if top == "care_cli":
+            target = (
+                rest[0] if rest and (PACKAGE / rest[0]).exists() | (PACKAGE / f"{rest[0]}.py").exists() else "__init__"
+            )
+            assert target in rooms, f"{path.name}:{line} imports care_cli.{target}, which {room} may not"
+        if top in HEAVY:
+            assert top in heavy, f"{path.name}:{line} imports {top}, which {room} may not"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_heavy_imports_stay_inside_functions(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    top_level = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {name.split(".")[0] for name, _ in imports(ast.Module(top_level, []))}
+    if room_of(path) != "training":  # loaded by whoever trains, never by the command line
+        assert not names & HEAVY
+
+
+def test_sql_stays_in_its_room() -> None:
+    for path in modules():
+        if room_of(path) != SQL_ROOM:
+            text = path.read_text("utf-8")
+            assert "import sqlite3" not in text and "sqlite_utils" not in text, f"{path.name} talks to SQLite"
+            assert ".conn.execute" not in text and ".db." not in text, f"{path.name} talks to SQLite"
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    code = f"import sys, care_cli.cli; print(sorted(set(sys.modules) & {HEAVY | {'numpy', 'PIL'}!r}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "[]"
+
+
+def test_no_function_or_module_outgrows_the_reader() -> None:
+    for path in modules():
+        text = path.read_text("utf-8")
+        assert len(text.splitlines()) <= 400, f"{path.name} has {len(text.splitlines())} lines"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in LONG:
+                assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name} is too long"
