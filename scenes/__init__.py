@@ -6,6 +6,7 @@ from .coats import SPECIES, Individual, make_individual, make_person
 from .photos import MIRROR_PAIRS, Chip, Scene, render_chip, render_scene
 from .places import Location, make_location
 from .staging import Placement, place
+from .survey import make_survey
 
 __all__ = [
     "MIRROR_PAIRS",
@@ -18,6 +19,7 @@ __all__ = [
     "make_individual",
     "make_location",
     "make_person",
+    "make_survey",
     "place",
     "render_chip",
     "render_scene",

@@ -48,7 +48,7 @@ def draw_bar(image: Image.Image, location: Location, when: datetime, temperature
     draw = ImageDraw.Draw(image)
     paper, ink = ((0, 0, 0), (245, 245, 245)) if location.make != "TRAILMARK" else ((238, 238, 232), (16, 16, 20))
     if location.bar == "over":
-        ink, paper = (255, 250, 200), (30, 30, 30)
+        ink, paper = (250, 250, 250), (30, 30, 30)
     else:
         draw.rectangle((0, top, width, top + strip), fill=paper)
     font = ImageFont.load_default(size=max(8, round(strip * 0.62)))

@@ -204,8 +204,8 @@ def develop(canvas: Canvas, light: Light, size, rng: np.random.Generator) -> Ima
     far = x[None] ** 2 + y[:, None] ** 2
     if light.infrared:
         grey = pixels @ GREY
-        grey *= canvas.reach * (1.35 * light.gain * np.exp(-2.6 * far))
-        pixels = 255 * (1 - np.exp(-grey / 150))[..., None]
+        grey *= canvas.reach * (1.4 * light.gain * np.exp(-2.6 * far))
+        pixels = 255 * (1 - np.exp(-grey / 190))[..., None]
     else:
         flecks = np.random.default_rng(light.fleck_seed).standard_normal((10, 13)).astype(np.float32)
         grid = enlarge(flecks, (max(height // 8, 4), max(width // 8, 4)))
@@ -215,9 +215,9 @@ def develop(canvas: Canvas, light: Light, size, rng: np.random.Generator) -> Ima
         shade *= light.gain * (1 - 0.7 * far)
         pixels = pixels * shade[..., None] * np.array(light.tint, np.float32)
     coarse = rng.standard_normal((rows // 2 + 1, columns // 2 + 1), np.float32)
-    pixels = pixels + 1.2 * light.grain * enlarge(coarse, (rows, columns))[..., None]
+    pixels = pixels + 0.56 * light.grain * enlarge(coarse, (rows, columns))[..., None]
     image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8).repeat(3 // pixels.shape[2], 2))
-    return image.filter(ImageFilter.GaussianBlur(0.6 if light.infrared else 0.5))
+    return image.filter(ImageFilter.GaussianBlur(0.00095 * width))
 
 
 def overlaid(behind: Drawn, front: Drawn) -> Drawn:

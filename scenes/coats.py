@@ -24,6 +24,8 @@ SPECIES: dict[str, str] = {
     "Pig": "barrel on short legs, long snout; blotches and belts",
 }
 
+CONTRAST = 105.0  # grey levels at least between an individual's two tones, so that infrared tells them too
+
 TONES = {  # light tones and dark tones, RGB; a coat takes one of each
     "Cat": (
         ((238, 232, 222), (214, 160, 96), (186, 180, 172), (222, 198, 158)),
@@ -192,6 +194,7 @@ def _flank(rng, individual: Individual, u: np.ndarray, z: np.ndarray) -> np.ndar
     shape = u.shape
     light, dark = (np.array(tones[rng.integers(len(tones))], np.float32) for tones in TONES[individual.species])
     light, dark = (np.clip(tone * rng.uniform(0.9, 1.08) + rng.normal(0, 3, 3), 8, 250) for tone in (light, dark))
+    dark = dark * min(1.0, (light.mean() - CONTRAST) / dark.mean())
     base, mark = (light, dark) if rng.random() < (0.2 if individual.species == "Deer" else 0.6) else (dark, light)
     cells = (int(shape[0] / RESOLUTION * 4) + 2, int(shape[1] / RESOLUTION * 4) + 2)
     warp_u = u + 0.035 * smooth_noise(rng, shape, cells)

@@ -119,7 +119,7 @@ def view(location: Location, size: tuple[int, int]) -> View:
             draw_distance.polygon(polygon, fill=level)
     image = image.filter(ImageFilter.GaussianBlur(width / 1600))
     near = np.asarray(distance, np.float32) / 255
-    bark = 1 + 0.06 * fractal_noise(rng, (height, width), (height // 12, width // 12), 2, 0.8) * (near > 0.02)
+    bark = 1 + 0.045 * fractal_noise(rng, (height, width), (height // 12, width // 12), 2, 0.8) * (near > 0.02)
     colours = np.clip(np.asarray(image, np.float32) * bark[..., None], 0, 255).astype(np.uint8)
     reach = np.clip(255 * (0.10 + 1.25 * near**0.75), 0, 255).astype(np.uint8)
     return View(colours, reach, tuple(plants), horizon)
@@ -140,7 +140,7 @@ def _ground(location: Location, rng, size, horizon: float) -> np.ndarray:
     across = (np.arange(width) / width - 0.5)[None] * distance[:, None]
     column, row = (across * 150).astype(int) % texture, (distance * 90).astype(int)[:, None] % texture
     mix = np.clip(0.5 + 0.35 * patch[row, column], 0, 1)[..., None]
-    shade = 1 + 0.10 * fine[row * 2 % texture, column * 2 % texture][..., None]
+    shade = 1 + 0.08 * fine[row * 2 % texture, column * 2 % texture][..., None]
     colours[below] = (soil + (grass - soil) * mix) * shade
     return colours
 

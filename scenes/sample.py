@@ -14,14 +14,13 @@ import numpy as np
 from .coats import Individual
 from .places import make_location
 from .seeds import SAMPLE
-from .survey import Card, Event, make_individuals, plan, write_card, write_event, write_truth
+from .survey import Card, Event, Settings, make_individuals, plan, write_card, write_event, write_truth
 
 KNOWN, NEW, PHOTOS = 24, 16, 4  # animals on the card, animals only in queries, photos of each on the card
 CARD_PLACES = (0, 1, 4)  # of the sample's seeds: three kinds of country
 QUERY_PLACES = range(100, 108)
 NEW_FROM = 500
-SIZE = (1024, 768)
-DIFFICULTY = 0.3
+SETTINGS = Settings(SAMPLE[0], size=(960, 720), difficulty=0.3, quality=66)
 QUERIES_START = datetime(2024, 5, 11, 5, 40)
 
 README = """# Sample data
@@ -76,14 +75,14 @@ def make_sample(out: Path) -> list[dict[str, Any]]:
     new = make_individuals(SAMPLE[NEW_FROM:], NEW, first_name=KNOWN)
     places = [make_location(SAMPLE[i]) for i in CARD_PLACES]
     events = plan(rng, known, PHOTOS, places, SAMPLE[0])
-    card = write_card(out, "card", events, SAMPLE[0], SIZE, DIFFICULTY)
+    card = write_card(out, "card", events, SETTINGS)
     queries = []
     for word, animals, days in (("known", known, 0), ("new", new, 7)):
         files = Card(out / "queries", word + "_{:02d}.JPG", count(1))
         start, first = QUERIES_START + timedelta(days=days), len(events) + len(queries) + 1
         for event in _queries(rng, animals, first, start):
-            queries += write_event(out, files, event, SAMPLE[0], SIZE, DIFFICULTY)
+            queries += write_event(out, files, event, SETTINGS)
     _write_names(out / "names.csv", card)
-    write_truth(out / "truth.json", card + queries, seed=SAMPLE[0], difficulty=DIFFICULTY)
+    write_truth(out / "truth.json", card + queries, seed=SETTINGS.seed, difficulty=SETTINGS.difficulty)
     (out / "README.md").write_text(README, encoding="utf-8", newline="\n")
     return card + queries

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import count
@@ -28,7 +28,6 @@ Frost Glen Hollow Iris Jet Karst Lichen Mica Nova Onyx Pumice Reed Slate Tide Um
 NAMES = tuple(_WORDS.split())
 
 START = datetime(2024, 3, 4, 6, 20)
-QUALITY = 76
 DAY = range(7, 19)  # hours with enough light for colour
 
 
@@ -50,13 +49,23 @@ class Event:
         return self.when.hour not in DAY
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How a whole set is made: the seed of all chance, `size` in px, `difficulty` 0..1, JPEG quality."""
+
+    seed: int
+    size: tuple[int, int] = (1280, 960)
+    difficulty: float = 0.3
+    quality: int = 80
+
+
 @dataclass
 class Card:
     """Where an event's photos go: numbered files in `folder`, which `pattern` names."""
 
     folder: Path
     pattern: str = "IMG_{:04d}.JPG"
-    numbers: Iterable[int] = field(default_factory=lambda: count(1))
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def next_path(self) -> Path:
         """The next photo's path; the folder is made."""
@@ -82,40 +91,41 @@ def _animals_of(scene: Scene) -> float:
     return min((found["visible"] for found in scene.objects), default=1.0)
 
 
-def _first_frame(event: Event, rng, size, settings: dict[str, Any]) -> Scene:
+def _first_frame(event: Event, rng, looks: dict[str, Any]) -> Scene:
     """A scene in which every animal can be made out."""
     scene = None
     for _ in range(12):
         share = 0.28 if len(event.animals) > 1 else None
         items = [
-            place(event.location, who, rng, size=size, difficulty=settings["difficulty"], share=share)
+            place(event.location, who, rng, size=looks["size"], difficulty=looks["difficulty"], share=share)
             for who in event.animals
         ]
         if len(items) > 1:
             items = [replace(item, x=x) for item, x in zip(items, (0.27, 0.72), strict=True)]
-        tried = render_scene(event.location, items, rng, when=event.when, **settings)
+        tried = render_scene(event.location, items, rng, when=event.when, **looks)
         if scene is None or _animals_of(tried) > _animals_of(scene):
             scene = tried
-        if _animals_of(scene) > 0.7 - 0.4 * settings["difficulty"]:
+        if _animals_of(scene) > 0.85 - 0.4 * looks["difficulty"]:
             break
     return scene
 
 
-def shoot(event: Event, seed: int, size: tuple[int, int], difficulty: float) -> list[tuple[datetime, Scene]]:
+def shoot(event: Event, settings: Settings) -> list[tuple[datetime, Scene]]:
     """The photos of an event with their times, 1 to 2 s apart, the animals moving on."""
-    rng = np.random.default_rng([seed, event.number])
+    rng = np.random.default_rng([settings.seed, event.number])
     degrees = round(14 - 8 * np.cos((event.when.hour - 3) / 24 * 2 * np.pi) + rng.normal(0, 2))
-    settings = {"size": size, "infrared": event.infrared, "difficulty": difficulty, "temperature": degrees}
-    scene = _first_frame(event, rng, size, settings)
+    difficulty = settings.difficulty
+    looks = {"size": settings.size, "infrared": event.infrared, "difficulty": difficulty, "temperature": degrees}
+    scene = _first_frame(event, rng, looks)
     when = event.when
     photos = [(when, scene)]
     for _ in range(event.frames - 1):
         seconds = float(rng.uniform(1.0, 2.0))
         when += timedelta(seconds=round(seconds, 2))
-        for pace in (1.0, 0.3, -0.5, 0.0):
+        for pace in (1.0, 0.3, -0.5, -1.0, 0.0):
             items: list[Individual | Placement] = [item.moved(pace * seconds, rng) for item in scene.placements]
-            tried = render_scene(event.location, items, rng, when=when, **settings)
-            if _animals_of(tried) > 0.45:
+            tried = render_scene(event.location, items, rng, when=when, **looks)
+            if _animals_of(tried) > 0.7 - 0.4 * difficulty:
                 break
         scene = tried
         photos.append((when, scene))
@@ -128,17 +138,17 @@ def _kind(event: Event) -> str:
     return event.animals[0].category
 
 
-def write_event(out: Path, card: Card, event: Event, seed: int, size, difficulty: float) -> list[dict[str, Any]]:
+def write_event(out: Path, card: Card, event: Event, settings: Settings) -> list[dict[str, Any]]:
     """Writes the event's photos and returns the truth of each file."""
     records = []
-    photos = shoot(event, seed, size, difficulty)
+    photos = shoot(event, settings)
     for i, (when, scene) in enumerate(photos):
         mishap = event.mishap if i == len(photos) - 1 else ""
         path = card.next_path()
         orientation = 6 if mishap == "rotated" else 1
         stored = scene.image.transpose(Image.Transpose.ROTATE_90) if orientation == 6 else scene.image
         exif = camera_exif(event.location, when, event.infrared, orientation)
-        stored.save(path, "JPEG", quality=QUALITY, exif=exif.tobytes())
+        stored.save(path, "JPEG", quality=settings.quality, optimize=True, exif=exif.tobytes())
         if mishap == "truncated":
             data = path.read_bytes()
             path.write_bytes(data[: int(0.72 * len(data))])
@@ -151,8 +161,8 @@ def write_event(out: Path, card: Card, event: Event, seed: int, size, difficulty
             "lighting": "infrared" if event.infrared else "day",
             "event": event.number,
             "orientation": orientation,
-            "width": size[0],
-            "height": size[1],
+            "width": settings.size[0],
+            "height": settings.size[1],
             "objects": [_plain(found) for found in scene.objects],
         }
         records.append(record)
@@ -191,7 +201,7 @@ def plan(
     visits.append((anywhere(), pair, 1, ""))
     for mishap in ("rotated", "duplicate", "truncated"):
         visits.append((anywhere(), (known[int(rng.integers(len(known)))],), 1, mishap))
-    clocks = [START + timedelta(hours=float(rng.uniform(0, 5))) for _ in places]
+    clocks = [START + timedelta(seconds=round(float(rng.uniform(0, 18000)), 2)) for _ in places]
     events = []
     for i in rng.permutation(len(visits)):
         where, animals, frames, mishap = visits[i]
@@ -204,14 +214,14 @@ def plan(
     ]
 
 
-def write_card(out: Path, below: str, events: Sequence[Event], seed: int, size, difficulty: float) -> list[dict]:
+def write_card(out: Path, below: str, events: Sequence[Event], settings: Settings) -> list[dict[str, Any]]:
     """Writes each location's events into its own card folder below `out / below`."""
     cards: dict[str, Card] = {}
     records = []
     for event in events:
         name = event.location.name
         card = cards.setdefault(name, Card(out / below / name / "DCIM" / "100CARE_"))
-        records += write_event(out, card, event, seed, size, difficulty)
+        records += write_event(out, card, event, settings)
     return sorted(records, key=lambda record: record["path"])
 
 
@@ -242,6 +252,6 @@ def make_survey(
     known = make_individuals(range(seed, seed + individuals), individuals)
     places = [make_location(seed + i) for i in range(locations)]
     events = plan(rng, known, photos_per_individual, places, seed)
-    records = write_card(out, ".", events, seed, size, difficulty)
+    records = write_card(out, ".", events, Settings(seed, size, difficulty))
     write_truth(out / "truth.json", records, seed=seed, difficulty=difficulty)
     return records
