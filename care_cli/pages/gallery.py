@@ -77,7 +77,7 @@ def write_gallery(
         boxes.setdefault(box["image"], []).append(box)
     with tqdm(total=len(rows), unit="photo", desc="gallery", disable=None) as bar:
         cards = _cards(catalog, rows, boxes, blur, bar)
-        heading = {"title": title, "subtitle": _subtitle(rows), "unread": _unread(catalog, rows)}
+        heading = {"title": title, "subtitle": _subtitle(rows), "unread": _unread(catalog, rows), "blur": blur}
         written = _write_pages(path, cards, heading)
     _remove_older(path, len(written))
     return written
@@ -133,7 +133,8 @@ def _write_pages(path: Path, cards: Iterator[tuple[dict, str]], heading: dict) -
             before=numbered(path, number - 1).name if number > 1 else None,
             after=numbered(path, number + 1).name if more else None,
             unread=unread[:LISTED] + ([(f"and {hidden} more", "")] if hidden > 0 else []),
-            foot=f"Made by CARE {__version__}. People are blurred; click a photo to enlarge it.",
+            foot=f"Made by CARE {__version__}.{' People are blurred.' if heading['blur'] else ''} "
+            "Click a photo to enlarge it.",
         )  # fmt: skip
         write_whole(numbered(path, number), text)
         written.append(numbered(path, number))
@@ -248,21 +249,26 @@ def _picture(job: Job) -> bytes | None:
 
 
 def _reduced(path: Path, size: tuple[int, int]) -> Image.Image | None:
-    """The upright photo at `size` px; JPEGs are decoded at a fraction of their size where that suffices."""
-    try:
-        with Image.open(path) as image:
-            if image.format == "JPEG":
-                longest = 2 * max(size)
-                image.draft("RGB", (longest, longest))
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-                return upright.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    except Exception:  # damaged bytes: `read_photo` takes what can be had of them
-        pass
+    """The upright photo at `size` px; None when its bytes cannot be read or show nothing."""
+    quick = _draft(path, size)
+    if quick is not None:
+        return quick
     try:
         pixels = read_photo(path).pixels
     except OSError:
         return None
     return None if pixels is None else Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _draft(path: Path, size: tuple[int, int]) -> Image.Image | None:
+    """As `_reduced` for sound JPEGs, decoded at a fraction of their size; None for all others."""
+    try:
+        with Image.open(path, formats=("JPEG",)) as image:
+            image.draft("RGB", (2 * max(size), 2 * max(size)))
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return upright.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    except Exception:  # decoders raise whatever damaged bytes lead them to; `read_photo` takes what can be had
+        return None
 
 
 def _collage(crops: Sequence[tuple[Rectangle, bytes]], size: tuple[int, int], scale: float) -> Image.Image | None:

@@ -38,7 +38,8 @@ padding:3px 5px;background:var(--c);color:#fff;white-space:nowrap;border-radius:
 .animal{--c:var(--animal)}.person{--c:var(--person)}.vehicle{--c:var(--vehicle)}
 @media(prefers-color-scheme:dark){.photo i span{color:#10140f}}
 .none{padding:44px 16px;text-align:center;color:var(--faint)}
-figcaption{padding:10px 13px 12px}figcaption strong{display:block;font-weight:600;overflow:hidden;text-overflow:ellipsis;
+figcaption{padding:10px 13px 12px}
+figcaption strong{display:block;font-weight:600;overflow:hidden;text-overflow:ellipsis;
 white-space:nowrap}.big strong{white-space:normal;overflow-wrap:anywhere}
 figcaption div{color:var(--faint);font-size:13px}
 ul{list-style:none;margin:7px 0 0;padding:0;display:flex;flex-wrap:wrap;gap:5px}
