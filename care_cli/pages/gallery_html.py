@@ -110,7 +110,7 @@ def page(
     if unread:
         items = "".join(f"<li>{_text(file)} <span>{_text(reason)}</span></li>" for file, reason in unread)
         listing = (
-            f'<details open><summary class="warn">{len(unread)} files could not be read</summary><ol>{items}</ol>'
+            f'<details open><summary class="warn">{len(unread)} {"file" if len(unread) == 1 else "files"} could not be read</summary><ol>{items}</ol>'
             "</details>"
         )
     return (

@@ -29,6 +29,7 @@ PAPER, INK, FAINT, PANEL, LINE = "#ffffff", "#1d2321", "#6b7672", "#eef1ef", "#d
 COLOURS = {"known": "#2e7d4f", "new": "#2b6cb0", "unsure": "#b7791f"}
 GREY = "#7a8582"
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Candidate = tuple[str, float, float | None, bytes | None]  # name, cosine, probability, JPEG
 
 
@@ -70,7 +71,7 @@ def individual_sheet(name: str, crops: Sequence[tuple[bytes | None, str]], path:
             x = MARGIN + place % COLUMNS * (CELL + GAP)
             y = HEADING + place // COLUMNS * (CELL + TEXT + GAP)
             _picture(sheet, draw, (x, y), jpeg)
-            for line, text in enumerate(_wrap(caption, 13, CELL, 2)):
+            for line, text in enumerate(_wrap(caption, _font(13), CELL, 2)):
                 draw.text((x, y + CELL + 6 + 18 * line), text, FAINT if line else INK, _font(13))
         _save(sheet, target)
     return targets
@@ -97,17 +98,19 @@ def _identify_page(rows: Sequence[QuerySheetRow], subtitle: str) -> Image.Image:
 def _query(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: QuerySheetRow, y: int) -> None:
     colour = COLOURS.get(row.verdict, GREY)
     _picture(sheet, draw, (MARGIN, y), row.jpeg, outline=INK)
-    for line, text in enumerate(_wrap(row.label, 13, CELL, 2)):
+    for line, text in enumerate(_wrap(row.label, _font(13, bold=True), CELL, 2)):
         draw.text((MARGIN, y + CELL + 6 + 18 * line), text, INK, _font(13, bold=True))
     x = MARGIN + CELL + GAP
     word = row.verdict.upper()
     length = draw.textlength(word, _font(16, bold=True))
     draw.rounded_rectangle((x, y, x + length + 24, y + 30), 15, colour)
     draw.text((x + 12, y + 15), word, PAPER, _font(16, bold=True), anchor="lm")
+    below = y + 42
     if row.verdict == "known" and row.candidates:
-        draw.text((x, y + 42), _elide(row.candidates[0][0], _font(20, bold=True), VERDICT), INK, _font(20, bold=True))
-    for line, text in enumerate(_wrap(row.reason, 14, VERDICT, 8)):
-        draw.text((x, y + 74 + 20 * line), text, FAINT, _font(14))
+        draw.text((x, below), _elide(row.candidates[0][0], _font(20, bold=True), VERDICT), INK, _font(20, bold=True))
+        below += 32
+    for line, text in enumerate(_wrap(row.reason, _font(14), VERDICT, 8)):
+        draw.text((x, below + 20 * line), text, FAINT, _font(14))
 
 
 def _candidate(
@@ -181,7 +184,7 @@ def _page_of(number: int, pages: int) -> str:
 
 
 @functools.cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int, bold: bool = False) -> Font:
     """DejaVu Sans where matplotlib brings it (names of any alphabet), else Pillow's own Latin font."""
     found = importlib.util.find_spec("matplotlib")
     for folder in (found.submodule_search_locations or []) if found else []:
@@ -191,7 +194,7 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.I
     return ImageFont.load_default(size)
 
 
-def _elide(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _elide(text: str, font: Font, width: int) -> str:
     """The text, with an ellipsis for its middle when it is wider than `width` px."""
     if font.getlength(text) <= width:
         return text
@@ -204,9 +207,8 @@ def _elide(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width:
     return "…"
 
 
-def _wrap(text: str, size: int, width: int, lines: int) -> list[str]:
+def _wrap(text: str, font: Font, width: int, lines: int) -> list[str]:
     """The text in at most `lines` lines of `width` px, the last one elided when it does not fit."""
-    font = _font(size)
     words, found = text.split(), []
     while words and len(found) < lines - 1:
         line = words.pop(0)
