@@ -34,6 +34,9 @@ def detect(
     model: Annotated[str | None, typer.Option(help="Registry name or weights file.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Input of the network, px.", min=32)] = None,
     batch: Annotated[int, typer.Option(help="Photos a forward pass.", min=1)] = 8,
+    crop_margin: Annotated[float, typer.Option(min=0, help="Crops grow by this share of the box a side.")] = 0.1,
+    crop_longest: Annotated[int, typer.Option(min=32, help="Longest side of stored crops, px.")] = 800,
+    crop_quality: Annotated[int, typer.Option(min=30, max=100, help="JPEG quality of stored crops.")] = 90,
     species: Annotated[str | None, typer.Option(help="Species of animals whose model knows none.")] = None,
     deployment: Annotated[str | None, typer.Option(help="One deployment for all, instead of one a folder.")] = None,
     site: Annotated[str | None, typer.Option(help="Site of these deployments.")] = None,
@@ -49,6 +52,7 @@ def detect(
 ) -> None:
     """Find animals, people and vehicles in photos; run it again to go on or to add new photos."""
     from care_cli.stages import detect as stage
+    from care_cli.stages.cropping import CropSettings
     from care_cli.stages.devices import choose
 
     cfg = stage.DetectConfig(
@@ -57,6 +61,7 @@ def detect(
         device="cpu" if dry_run else choose(ctx.obj.device),
         image_size=image_size,
         batch=batch,
+        crop=CropSettings(crop_margin, crop_longest, crop_quality),
         species=species,
         deployment=deployment,
         site=site,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,15 +14,33 @@ from care_cli.records import Crop, Detection
 BLACKED_OUT = 0.1  # confidence from which a person's box is black in every stored crop
 SMALLEST = 1.0  # px; what is left of a box outside the photo is none
 
-SETTINGS = {"crop_margin": geometry.CROP_MARGIN, "crop_longest": geometry.CROP_LONGEST, "crop_quality": CROP_QUALITY}
+
+@dataclass(frozen=True)
+class CropSettings:
+    """How crops are cut; part of a detect run's identity."""
+
+    margin: float = geometry.CROP_MARGIN  # of the box's own width and height, on each side
+    longest: int = geometry.CROP_LONGEST  # px, longest side as stored
+    quality: int = CROP_QUALITY  # JPEG
+
+    def as_run_settings(self) -> dict:
+        """As they stand in `runs.settings`."""
+        return {"crop_margin": self.margin, "crop_longest": self.longest, "crop_quality": self.quality}
+
+    @classmethod
+    def of_run(cls, settings: dict) -> CropSettings:
+        """Those of a run's settings."""
+        return cls(settings["crop_margin"], settings["crop_longest"], settings["crop_quality"])
+
+
+SETTINGS = CropSettings().as_run_settings()
 
 
 def cut_crops(
     pixels: np.ndarray,
     detections: Sequence[Detection],
     species: str | None = None,
-    margin: float = geometry.CROP_MARGIN,
-    longest: int = geometry.CROP_LONGEST,
+    settings: CropSettings = CropSettings(),
 ) -> list[Crop]:
     """Crops of a photo's settled detections, in their order; pixels for animals only.
 
@@ -35,11 +53,11 @@ def cut_crops(
         box = geometry.clip_box(found.box, size)
         if min(box[2:]) < SMALLEST:
             continue
-        rect = geometry.crop_rectangle(box, size, margin)
+        rect = geometry.crop_rectangle(box, size, settings.margin)
         if found.category != "animal":
             crops.append(Crop(replace(found, box=box, species=None), rect))
             continue
-        stored = geometry.stored_size(rect, longest)
-        jpeg = cut_crop(pixels, rect, stored, people)
+        stored = geometry.stored_size(rect, settings.longest)
+        jpeg = cut_crop(pixels, rect, stored, people, settings.quality)
         crops.append(Crop(replace(found, box=box, species=found.species or species), rect, jpeg, stored))
     return crops

@@ -17,7 +17,7 @@ from care_cli.errors import CareError
 from care_cli.images import Reading, read_photo
 from care_cli.records import Detection
 from care_cli.scan import Found, Unreadable, deployment_folder, deployment_name, display_path, scan
-from care_cli.stages.cropping import SETTINGS, cut_crops
+from care_cli.stages.cropping import CropSettings, cut_crops
 from care_cli.volumes import volume_of
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class DetectConfig:
     device: str = "cpu"
     image_size: int | None = None  # px, the network's input
     batch: int = 8  # photos a forward pass and a transaction
+    crop: CropSettings = CropSettings()
     species: str | None = None  # of animals whose model knows no species
     deployment: str | None = None  # one name for all photos instead of one per folder
     site: str | None = None
@@ -80,7 +81,7 @@ def run(catalog: Catalog, cfg: DetectConfig) -> dict:
     spec = registry.find(cfg.model, task="detector") if cfg.model else registry.default(f"detect:{cfg.device[:4]}")
     detector = load_detector(spec, registry.fetch(spec), cfg.device, image_size=cfg.image_size)
     used = replace(detector.spec, sha256=registry.model_sha256(spec))
-    settings = settings_of(detector)
+    settings = settings_of(detector, cfg.crop)
     places = [str(path) for path in cfg.paths]
     run_id = catalog.begin_run(
         "detect", settings, used, paths=places, device=cfg.device, batch=cfg.batch, species=cfg.species
@@ -103,9 +104,9 @@ def run(catalog: Catalog, cfg: DetectConfig) -> dict:
     return summary(catalog, run_id, tally, time.monotonic() - started) | {"bytes": size}
 
 
-def settings_of(detector: Detector) -> dict:
+def settings_of(detector: Detector, crop: CropSettings) -> dict:
     """What identifies a detect run beside the weights."""
-    return {**detector.settings, **SETTINGS, "precision": "float32", "decode": "full"}
+    return {**detector.settings, **crop.as_run_settings(), "precision": "float32", "decode": "full"}
 
 
 def count(paths: Sequence[Path]) -> tuple[int, int]:
@@ -252,7 +253,7 @@ def write(catalog: Catalog, run_id: int, jobs: list[Job], detector: Detector, cf
             image_id = catalog.find_image(job.reading.photo.sha256)
             if image_id is None or catalog.undone_images(run_id, [image_id]):
                 fresh[job.reading.photo.sha256] = (job.reading.pixels, image_id)
-    found = detect(catalog, detector, fresh, cfg.species)
+    found = detect(catalog, detector, fresh, cfg)
     with catalog.transaction():
         for job in jobs:
             if job.failure:
@@ -267,7 +268,7 @@ def write(catalog: Catalog, run_id: int, jobs: list[Job], detector: Detector, cf
                 catalog.add_crops(run_id, image_id, found.get(photo.sha256, []))
 
 
-def detect(catalog: Catalog, detector: Detector, fresh: dict, species: str | None) -> dict:
+def detect(catalog: Catalog, detector: Detector, fresh: dict, cfg: DetectConfig) -> dict:
     """Crops of `{sha256: (pixels, image id or None)}`, by sha256; who was called a person stays one."""
     from care_cli.detectors import settle
 
@@ -276,7 +277,7 @@ def detect(catalog: Catalog, detector: Detector, fresh: dict, species: str | Non
     for (sha256, (pixels, image_id)), boxes in zip(fresh.items(), detections, strict=True):
         people = catalog.decided_people(image_id) if image_id else []
         boxes = boxes + [Detection(box, 1.0, "person", "person") for box in people]
-        crops[sha256] = cut_crops(pixels, settle(boxes), species)
+        crops[sha256] = cut_crops(pixels, settle(boxes), cfg.species, cfg.crop)
     return crops
 
 

@@ -21,7 +21,7 @@ from care_cli.records import Crop, Detection, ModelSpec, Selection
 from care_cli.scan import Found, display_path, scan
 from care_cli.search import similarities
 from care_cli.stages import detect, index
-from care_cli.stages.cropping import SETTINGS, cut_crops
+from care_cli.stages.cropping import CropSettings, cut_crops
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -98,6 +98,9 @@ class Identifier:
         self.spec = registry.recall(json.loads(self.index_run["spec"]))
         self.gallery = self._gallery()
         self.thresholds = self._thresholds()
+        active = catalog.latest_run("detect")
+        self.active = json.loads(active["settings"]) if active else None
+        self.crop = CropSettings.of_run(self.active) if self.active else CropSettings()
         self._embedder: Embedder | None = None
         self._detector: tuple[Detector, dict] | None = None
 
@@ -146,17 +149,17 @@ class Identifier:
         if self._detector is None:
             from care_cli.detectors import load_detector
 
-            active = self.catalog.latest_run("detect")
-            size = json.loads(active["settings"])["image_size"] if active else None
+            size = None
             if self.cfg.detector:
-                spec, size = self.cfg.detector, None
-            elif active:
-                spec = registry.recall(json.loads(active["spec"]))
+                spec = self.cfg.detector
+            elif self.active:
+                spec = registry.recall(json.loads(self.catalog.latest_run("detect")["spec"]))
+                size = self.active["image_size"]
             else:
                 spec = registry.default(f"detect:{self.cfg.device[:4]}")
             detector = load_detector(spec, registry.fetch(spec), self.cfg.device, image_size=size)
             detector.spec = replace(detector.spec, sha256=registry.model_sha256(spec))
-            self._detector = detector, detect.settings_of(detector)
+            self._detector = detector, detect.settings_of(detector, self.crop)
         return self._detector
 
     def look(self, photo: QueryPhoto) -> None:
@@ -173,13 +176,13 @@ class Identifier:
         pixels = photo.reading.pixels
         if self.cfg.whole:
             box = (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))
-            photo.detected = cut_crops(pixels, [Detection(box, 1.0, "whole photo", "animal")])
+            photo.detected = cut_crops(pixels, [Detection(box, 1.0, "whole photo", "animal")], None, self.crop)
             shown = 0.0
         else:
             from care_cli.detectors import settle
 
             detector, _ = self.detector
-            photo.detected = cut_crops(pixels, settle(detector.detect([pixels])[0]))
+            photo.detected = cut_crops(pixels, settle(detector.detect([pixels])[0]), None, self.crop)
             shown = detector.spec.shown if detector.spec.shown is not None else registry.SHOWN
         photo.queries = [
             Query(crop.detection.box, crop.detection.category, crop.detection.species, jpeg=crop.jpeg)
@@ -280,7 +283,7 @@ def add_photo(identifier: Identifier, photo: QueryPhoto) -> list[int]:
     """Write the photo and its detections as the detect run would have; ids of the shown crops in order."""
     catalog, found = identifier.catalog, photo.found
     if identifier.cfg.whole:
-        run_id = catalog.begin_run("identify", {**SETTINGS, "whole": True})
+        run_id = catalog.begin_run("identify", {**identifier.crop.as_run_settings(), "whole": True})
     else:
         detector, settings = identifier.detector
         run_id = catalog.begin_run("detect", settings, detector.spec, paths=[], device=identifier.cfg.device)
