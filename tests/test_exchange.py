@@ -295,7 +295,7 @@ def care(survey):
         (["--since", "2020-01-01", "--until", "2020-01-03"], [1, 4]),
         (["--undated"], [2]),
         (["--unnamed"], [1]),
-        (["--individual", "Bo"], []),
+        (["--individual", "Luna, the “cat”"], [1]),
         (["--deployment", "ridge", "--confidence", "0.99", "--animals"], [1]),
         (["--deployment", "valley"], []),
     ],
@@ -323,6 +323,8 @@ def test_what_cannot_be_read_is_listed_with_its_reason(care):
         ["--since", "2020-02-01", "--until", "2020-01-01"],
         ["--confidence", "30"],
         ["--animals", "--people"],
+        ["--individual", "Bo"],  # whose naming was undone
+        ["--run", "7"],
     ],
 )
 def test_a_wrong_filter_is_a_clear_refusal(care, wrong):

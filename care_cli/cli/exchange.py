@@ -9,7 +9,9 @@ import typer
 
 from care_cli.cli.output import emit, message, open_catalog
 
-export_app = typer.Typer(help="Write the survey in formats of other programs.", no_args_is_help=True, rich_markup_mode=None)
+export_app = typer.Typer(
+    help="Write the survey in formats of other programs.", no_args_is_help=True, rich_markup_mode=None
+)
 import_app = typer.Typer(help="Take in what others made.", no_args_is_help=True, rich_markup_mode=None)
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -81,11 +83,19 @@ def import_dataset(
         raise typer.Exit(1)
 
 
+LISTED = 20  # lines of a kind at the terminal; --json has all
+
+
 def _report(ctx: typer.Context, summary: dict) -> None:
     """A summary as one JSON object, or as lines for the person at the terminal."""
     if ctx.obj.json:
         emit(summary)
         return
     for key, value in summary.items():
-        for item in value if isinstance(value, list) else [value]:
-            message(f"{key.replace('_', ' ')}: {item}")
+        if not isinstance(value, list):
+            print(f"{key}: {value}")
+            continue
+        for item in value[:LISTED]:
+            message(", ".join(f"{name} {said}" for name, said in item.items()) if isinstance(item, dict) else item)
+        if len(value) > LISTED:
+            message(f"... and {len(value) - LISTED} more {key}")

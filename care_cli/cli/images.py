@@ -42,6 +42,8 @@ def images(
         confidence=confidence, individual=individual, unnamed=unnamed, undated=undated, unreadable=unreadable, run=run,
     )  # fmt: skip
     with open_catalog(ctx) as catalog:
+        if individual is not None:
+            catalog.find_individual(individual)
         rows = catalog.image_rows(selection)
         if unreadable:
             rows = _with_unread(rows, catalog.unread_files())

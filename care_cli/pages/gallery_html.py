@@ -109,10 +109,8 @@ def page(
     listing = ""
     if unread:
         items = "".join(f"<li>{_text(file)} <span>{_text(reason)}</span></li>" for file, reason in unread)
-        listing = (
-            f'<details open><summary class="warn">{len(unread)} {"file" if len(unread) == 1 else "files"} could not be read</summary><ol>{items}</ol>'
-            "</details>"
-        )
+        files = "1 file" if len(unread) == 1 else f"{len(unread)} files"
+        listing = f'<details open><summary class="warn">{files} could not be read</summary><ol>{items}</ol></details>'
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{MARK}\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
