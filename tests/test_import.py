@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
 from care_cli.catalog import Catalog
 from care_cli.errors import CareError
@@ -248,6 +250,20 @@ def test_wrong_use_is_said_before_anything_is_written(catalog, tmp_path, monkeyp
     with pytest.raises(CareError, match=says):
         run(catalog, Dataset(**({"path": data, "csv": table} | change)))
     assert catalog.counts()["images"] == catalog.counts()["runs"] == 0
+
+
+def test_the_command_and_its_exit_codes(tmp_path, monkeypatch):
+    from care_cli.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    refused = CliRunner().invoke(app, ["import", "dataset", "nowhere"])
+    assert isinstance(refused.exception, CareError) and not Path("care.db").exists()
+    photo(Path("set/A/1.jpg"), 1)
+    done = CliRunner().invoke(app, ["--json", "import", "dataset", "set"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["individuals"] == 1
+    Path("set/A/2.jpg").write_bytes(b"")
+    partly = CliRunner().invoke(app, ["--json", "import", "dataset", "set"])
+    assert partly.exit_code == 1 and json.loads(partly.stdout)["failed"] == 1
 
 
 @given(st.text())

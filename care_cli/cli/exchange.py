@@ -70,12 +70,13 @@ def import_dataset(
     join: Annotated[bool, typer.Option("--join", help="Names that exist already mean the same animals.")] = False,
 ) -> None:
     """An existing re-identification data set: each photo one crop, its name a decision."""
-    from care_cli.stages.import_dataset import Dataset, run
+    from care_cli.stages.import_dataset import Dataset, entries, run
 
     dataset = Dataset(
         path, csv, path_column, identity_column, split_column, split, date_column, flank_column, event_column,
         box_columns, species_column, species, prefix, join,
     )  # fmt: skip
+    entries(dataset)  # a wrong path or table begins no catalog
     with open_catalog(ctx, create=True) as catalog:
         summary = run(catalog, dataset)
     _report(ctx, summary)
