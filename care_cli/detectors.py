@@ -193,6 +193,7 @@ def prepare_ultralytics() -> None:
     os.environ["YOLO_OFFLINE"] = "1"
     os.environ["YOLO_AUTOINSTALL"] = "false"
     os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
+    checkpoints.prepare_torch()
     import torch  # noqa: F401 - Ultralytics imported first would leave torch with one thread
     import ultralytics  # noqa: F401
 

@@ -70,6 +70,7 @@ def load_embedder(spec: ModelSpec, weights: Path, device: str = "cpu") -> Embedd
         raise CareError(f"{spec.name} is not an embedder: its task is {spec.task}, its family {spec.family}")
     if not Path(weights).is_file():
         raise CareError(f"there is no weights file {weights}")
+    checkpoints.prepare_torch()
     embedder = families[spec.family](spec, Path(weights), device)
     if spec.dim not in (None, embedder.dim):
         raise CareError(f"{spec.name} is described with vectors of {spec.dim} numbers, got {embedder.dim}")

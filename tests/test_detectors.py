@@ -1,0 +1,321 @@
+"""Detectors against Ultralytics' own predict, hand-worked merging, and files that mean harm."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from care_cli import checkpoints, detectors, registry
+from care_cli.errors import CareError
+from care_cli.geometry import iou
+from care_cli.records import Detection, ModelSpec
+
+BARE = ModelSpec(name="bare", task="detector", family="ultralytics")
+
+
+@pytest.fixture(scope="module")
+def photos(shared) -> list[np.ndarray]:
+    """Real photos of several shapes: landscape, the same upright, small, and a wide strip."""
+    folder = shared / "data/camera_trap"
+    elephants = folder / "speciesnet_edge_cases/african_elephants_cmyk.jpg"
+    cards = [folder / f"sdcard_sdzg1/DCIM/100EK113/EK0000{number}.JPG" for number in (59, 31)]
+    full = [np.asarray(Image.open(path).convert("RGB")) for path in (elephants, *cards)]
+    upright = np.ascontiguousarray(np.rot90(full[0]))
+    small = np.asarray(Image.fromarray(full[1]).resize((500, 375)))
+    return [full[0], upright, small, full[1], full[2], full[0][600:1100]]
+
+
+def boxes_of(detections: list[Detection]) -> np.ndarray:
+    return np.array([d.box for d in detections]).reshape(-1, 4)
+
+
+# Boxes
+
+
+@pytest.mark.parametrize("name", ["yolo11n.pt", "yolo26s.pt", "yolo11n-seg.pt"])
+def test_boxes_equal_ultralytics_predict(shared, photos, name):
+    weights = shared / "weights" / name
+    detector = detectors.load_detector(registry.find(weights), weights)
+    found = detector.detect(photos)
+    from ultralytics import YOLO
+
+    reference = YOLO(weights)
+    compared = 0
+    for photo, ours in zip(photos, found, strict=True):
+        theirs = reference.predict(photo[..., ::-1], imgsz=640, conf=0.25, verbose=False, device="cpu", save=False)[
+            0
+        ].boxes
+        low, high = theirs.xyxy.numpy()[:, :2], theirs.xyxy.numpy()[:, 2:]
+        names = [reference.names[int(label)] for label in theirs.cls]
+        confident = [d for d in ours if d.confidence > 0.25]
+        assert sorted(names) == sorted(d.label for d in confident)
+        overlap = iou(np.hstack([low, high - low]), boxes_of(confident))
+        for i, (label, score) in enumerate(zip(names, theirs.conf.tolist(), strict=True)):
+            same = [
+                j
+                for j, d in enumerate(confident)
+                if d.label == label and overlap[i, j] >= 0.95 and abs(d.confidence - score) < 0.02
+            ]
+            assert same, f"{name}: {label} {score:.2f} has no counterpart"
+            compared += 1
+        assert all(d.confidence > detectors.CONFIDENCE for d in ours)
+    assert compared >= 5
+
+
+def test_a_photo_gives_the_same_boxes_alone_and_among_others(shared, photos):
+    weights = shared / "weights/yolo11n.pt"
+    detector = detectors.load_detector(registry.find(weights), weights)
+    together = detector.detect(photos)
+    for photo, among in zip(photos, together, strict=True):
+        alone = detector.detect([photo])[0]
+        assert [d.label for d in alone] == [d.label for d in among]
+        np.testing.assert_allclose(boxes_of(alone), boxes_of(among), atol=0.05)
+        height, width = photo.shape[:2]
+        edges = boxes_of(alone)
+        assert (edges >= 0).all() and (edges[:, :2] + edges[:, 2:] <= [width + 1e-3, height + 1e-3]).all()
+
+
+def test_coco_weights_get_categories_but_no_species(shared, photos):
+    weights = shared / "weights/yolo11n.pt"
+    detector = detectors.load_detector(registry.find(weights), weights)
+    assert detector.spec.classes == registry.find("yolo11n").classes and detector.spec.shown == 0.2
+    found = [d for photo in detector.detect(photos) for d in photo]
+    assert {d.category for d in found if d.label in ("bear", "horse", "elephant", "cat")} == {"animal"}
+    assert all(d.species is None for d in found)
+    assert {d.category for d in found if d.label in ("frisbee", "bed")} <= {None}
+
+
+def test_pixels_of_another_form_are_refused(shared):
+    weights = shared / "weights/yolo11n.pt"
+    detector = detectors.load_detector(registry.find(weights), weights)
+    with pytest.raises(CareError, match=r"\(H,W,3\) uint8"):
+        detector.detect([np.zeros((20, 20), np.uint8)])
+
+
+# Our own checkpoints
+
+
+def test_saved_detector_finds_the_same(shared, photos, tmp_path):
+    weights = shared / "weights/yolo11n.pt"
+    before = detectors.load_detector(registry.find(weights), weights)
+    detectors.prepare_ultralytics()
+    model = checkpoints.load_ultralytics(weights)
+    path = tmp_path / "own.safetensors"
+    header = {"architecture": "yolo11n", "names": list(model.names.values()), "input_size": 640}
+    detectors.save_detector(model, path, {**header, "shown": 0.35})
+    assert path.stat().st_size < 6_000_000
+    after = detectors.load_detector(registry.find(path, task="detector"), path)
+    assert (after.spec.shown, after.image_size) == (0.35, 640)
+    for old, new in zip(before.detect(photos), after.detect(photos), strict=True):
+        for d in (d for d in old if d.confidence > 0.25):
+            best = int(np.argmax(iou(boxes_of([d]), boxes_of(new))[0]))
+            assert new[best].label == d.label and abs(new[best].confidence - d.confidence) < 0.02
+            assert iou(boxes_of([d]), boxes_of(new))[0, best] >= 0.95
+
+
+def test_species_of_our_own_detector_come_from_its_header(tmp_path):
+    model = detectors.build_graph("yolo11n", ["jaguar", "person"])
+    path = tmp_path / "own.safetensors"
+    classes = {"jaguar": {"category": "animal", "species": "jaguar"}, "person": {"category": "person"}}
+    header = {"architecture": "yolo11n", "names": ["jaguar", "person"], "input_size": 320, "classes": classes}
+    detectors.save_detector(model, path, header)
+    detector = detectors.load_detector(registry.find(path), path)
+    assert detector.spec.classes == classes and detector.settings["image_size"] == 320
+    described = ModelSpec(name="demo", task="detector", family="care", file=str(path), shown=0.5)
+    assert detectors.load_detector(described, path).spec.shown == 0.5
+    assert detectors.load_detector(described, path).spec.classes == classes
+
+
+def test_damaged_own_checkpoint_is_refused(tmp_path):
+    model = detectors.build_graph("yolo11n", ["a"])
+    state = {name: t for name, t in model.state_dict().items() if name != "model.0.conv.weight"}
+    path = tmp_path / "own.safetensors"
+    header = {"task": "detector", "architecture": "yolo11n", "names": ["a"], "input_size": 320}
+    checkpoints.save(path, state, header)
+    with pytest.raises(CareError, match="does not fit"):
+        detectors.load_detector(BARE, path)
+    checkpoints.save(path, state, {**header, "architecture": "../../yolo11n"})
+    with pytest.raises(CareError, match="no detection architecture"):
+        detectors.load_detector(BARE, path)
+
+
+# Files that are no detector, and files that mean harm
+
+
+def test_pose_weights_are_refused(shared):
+    with pytest.raises(CareError, match="'pose'"):
+        detectors.load_detector(BARE, shared / "weights/yolo11n-pose.pt")
+
+
+def test_classification_weights_are_refused(tmp_path):
+    import torch
+
+    detectors.prepare_ultralytics()
+    from ultralytics.nn.tasks import ClassificationModel
+
+    path = tmp_path / "classifier.pt"
+    torch.save({"model": ClassificationModel("yolo11n-cls.yaml", nc=3, verbose=False)}, path)
+    with pytest.raises(CareError, match="'classify'"):
+        detectors.load_detector(BARE, path)
+
+
+def test_what_ultralytics_trained_is_read_as_it_was(tmp_path):
+    """A checkpoint as the trainer leaves it: averaged weights, loss, paths, numpy numbers, arguments."""
+    import torch
+
+    model = detectors.build_graph("yolo11n", ["jaguar", "person"])
+    from ultralytics.utils import IterableSimpleNamespace
+
+    model.args = IterableSimpleNamespace(box=7.5, cls=0.5, dfl=1.5, save_dir=Path("runs"))
+    model.criterion = model.init_criterion()
+    path = tmp_path / "last.pt"
+    extra = {"train_args": {"project": Path("runs")}, "fitness": np.float64(0.5)}
+    torch.save({"model": None, "ema": model, **extra}, path)
+    read = checkpoints.load_ultralytics(path)
+    assert type(read) is type(model) and [type(m) for m in read.modules()] == [type(m) for m in model.modules()]
+    assert not hasattr(read, "criterion")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(read.state_dict()[name], tensor), name
+    detector = detectors.load_detector(BARE, path)
+    assert detector.spec.classes["jaguar"] == {"category": "animal", "species": "jaguar"}
+
+
+class Runs:
+    """Pickles as a call."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.fixture
+def harm(tmp_path) -> Path:
+    return tmp_path / "harm was done"
+
+
+def refused(tmp_path: Path, content: object, reason: str) -> None:
+    import torch
+
+    path = tmp_path / "bad.pt"
+    torch.save({"model": content}, path)
+    with pytest.raises(CareError, match=reason):
+        detectors.load_detector(BARE, path)
+
+
+def test_a_pickle_that_would_run_a_command_is_refused(tmp_path, harm):
+    refused(tmp_path, Runs(os.system, f"touch '{harm}'"), r"refused.*system")
+    assert not harm.exists()
+
+
+def test_a_pickle_that_would_evaluate_text_is_refused(tmp_path, harm):
+    refused(tmp_path, Runs(eval, f"open({str(harm)!r}, 'w')"), r"refused.*eval")
+    assert not harm.exists()
+
+
+def test_allowed_layers_can_not_be_called(tmp_path, harm):
+    """Ultralytics' constructors evaluate the activation that their configuration names."""
+    detectors.prepare_ultralytics()
+    from ultralytics.nn.tasks import DetectionModel
+
+    graph = {"nc": 1, "activation": f"open({str(harm)!r}, 'w')", "backbone": [], "head": []}
+    refused(tmp_path, Runs(DetectionModel, graph), "instead of describing one")
+    assert not harm.exists()
+
+
+def test_getattr_reaches_nothing_but_forward(tmp_path):
+    import torch
+
+    refused(tmp_path, Runs(getattr, torch.nn.Identity(), "__class__"), "asks for '__class__'")
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04 broken zip", b"\x80\x02}q\x00."])
+def test_any_other_file_is_refused(tmp_path, content):
+    for name in ("x.pt", "x.safetensors"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(CareError):
+            detectors.load_detector(BARE, path)
+
+
+def test_plain_tensors_are_no_detector(tmp_path):
+    import torch
+
+    path = tmp_path / "state.pt"
+    torch.save({"weight": torch.zeros(3)}, path)
+    with pytest.raises(CareError, match="holds no network"):
+        detectors.load_detector(BARE, path)
+
+
+# Merging: box (x, y, w, h); two boxes 100 wide shifted by d overlap at IoU (100-d)/(100+d)
+
+
+def found(category: str | None, x: float, confidence: float, **more) -> Detection:
+    return Detection((x, 0.0, 100.0, 100.0), confidence, more.pop("label", str(category)), category, **more)
+
+
+def test_the_best_of_overlapping_boxes_of_a_category_stays():
+    kept = detectors.settle(
+        [
+            found("animal", 0, 0.4, label="dog"),
+            found("animal", 17, 0.9, label="cat"),  # IoU 83/117 = 0.709 with the first
+            found("animal", 36, 0.5, label="bear"),  # IoU 81/119 = 0.681 with the second
+            found(None, 36, 0.99, label="frisbee"),
+        ]
+    )
+    assert [(d.label, d.confidence) for d in kept] == [("cat", 0.9), ("bear", 0.5)]
+
+
+def test_an_animal_and_a_person_on_one_spot_are_one_person():
+    kept = detectors.settle(
+        [
+            found("animal", 0, 0.8),
+            found("person", 33, 0.3),  # IoU 67/133 = 0.504 with the animal
+            found("animal", 300, 0.6),
+            found("person", 334, 0.2),  # IoU 66/134 = 0.493 with the animal
+            found("vehicle", 0, 0.7),
+        ]
+    )
+    assert [(d.category, d.confidence, d.box[0]) for d in kept] == [
+        ("person", 0.8, 33),
+        ("vehicle", 0.7, 0),
+        ("animal", 0.6, 300),
+        ("person", 0.2, 334),
+    ]
+
+
+def test_nothing_settles_to_nothing():
+    assert detectors.settle([]) == []
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.builds(
+            found,
+            st.sampled_from(["animal", "person", "vehicle", None]),
+            st.integers(0, 300),
+            st.floats(0.05, 1.0),
+        ),
+        max_size=12,
+    )
+)
+def test_no_person_is_left_as_an_animal(detections):
+    kept = detectors.settle(detections)
+    animals = [d for d in kept if d.category == "animal"]
+    people = [d for d in kept if d.category == "person"]
+    assert not (iou(boxes_of(animals), boxes_of(people)) >= 0.5).any()
+    for category in ("animal", "person", "vehicle"):
+        same = boxes_of([d for d in kept if d.category == category])
+        assert (iou(same, same) - np.eye(len(same)) <= 0.7 + 1e-9).all()
+        strongest = [d for d in detections if d.category in (category, "person")]
+        if any(d.category == category for d in detections):
+            assert any(d.category in (category, "person") for d in kept) and strongest
+    assert [d.confidence for d in kept] == sorted((d.confidence for d in kept), reverse=True)
