@@ -37,7 +37,7 @@ class DetectConfig:
     device: str = "cpu"
     image_size: int | None = None  # px, the network's input
     batch: int = 8  # photos a forward pass and a transaction
-    crop: CropSettings = CropSettings()
+    crop: CropSettings = field(default_factory=CropSettings)
     species: str | None = None  # of animals whose model knows no species
     deployment: str | None = None  # one name for all photos instead of one per folder
     site: str | None = None
