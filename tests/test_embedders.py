@@ -1,0 +1,246 @@
+"""Embedders against plain timm, open_clip and NumPy on the same pixels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from care_cli import checkpoints, embedders, registry
+from care_cli.errors import CareError
+from care_cli.records import ModelSpec
+
+TINY = {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+HEADER = {
+    "method": "vit",
+    "architecture": "vit_tiny_patch16_224",
+    "options": TINY,
+    "input_size": 64,
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.3, 0.4],
+    "interpolation": "bilinear",
+    "crop_pct": 1.0,
+    "crop_mode": "squash",
+}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    """Smooth colour fields of several shapes, and one in grey."""
+    random = np.random.default_rng(5)
+    small = [random.integers(0, 256, (7, 9, 3), dtype=np.uint8) for _ in range(3)]
+    sizes = [(320, 200), (150, 260), (64, 64)]
+    colour = [Image.fromarray(p).resize(s, Image.BICUBIC) for p, s in zip(small, sizes, strict=True)]
+    return [*colour, colour[0].convert("L")]
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def described(family: str, architecture: str, file: Path, **more) -> ModelSpec:
+    return ModelSpec(name="m", task="embedder", family=family, architecture=architecture, file=str(file), **more)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "dim"),
+    [
+        ("mobilenetv2_100", "timm_mobilenetv2_100_fp16.safetensors", 1280),
+        ("tiny_vit_5m_224", "timm_tiny_vit_5m_224_fp16.safetensors", 320),
+    ],
+)
+def test_real_weights_give_what_plain_timm_gives(shared, name, file, dim):
+    import timm
+    import torch
+    from safetensors.torch import load_file
+
+    weights = shared / "weights" / file
+    photos = sorted((shared / "data/camera_trap/speciesnet_edge_cases").glob("*.jpg"))[:3]
+    images = [Image.open(path).convert("RGB").resize((640, 420)) for path in photos]
+    spec = registry.find(f"timm:{name}", weights=weights)
+    embedder = embedders.load_embedder(spec, registry.fetch(spec))
+
+    model = timm.create_model(name, pretrained=False, num_classes=0).eval()
+    model.load_state_dict({k: v.float() for k, v in load_file(weights).items()}, strict=False)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    batch = torch.stack([transform(image) for image in images])
+    with torch.no_grad():
+        expected = unit(model(batch).numpy())
+
+    ours = np.stack([embedder.transform(image) for image in images])
+    np.testing.assert_array_equal(ours, batch.numpy())
+    vectors = embedder.embed(ours)
+    assert vectors.dtype == np.float32 and vectors.shape == (len(images), dim) and embedder.dim == dim
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_own_checkpoint_comes_back_as_it_was(tmp_path):
+    import torch
+
+    torch.manual_seed(3)
+    model = embedders.build_backbone("vit_tiny_patch16_224", **TINY).eval()
+    path = tmp_path / "own.safetensors"
+    embedders.save_embedder(model, path, HEADER | {"metrics": {"top1": 0.5}})
+    assert checkpoints.read_header(path)["metrics"] == {"top1": 0.5}
+    spec = registry.find(path, task="embedder")
+    embedder = embedders.load_embedder(spec, path)
+    batch = np.random.default_rng(1).normal(size=(5, 3, 64, 64)).astype(np.float32)
+    for name, tensor in model.state_dict().items():  # what half precision keeps of each matrix
+        model.state_dict()[name].copy_(tensor.half() if tensor.ndim > 1 else tensor)
+    with torch.no_grad():
+        expected = unit(model(torch.from_numpy(batch)).numpy())
+    np.testing.assert_allclose(embedder.embed(batch), expected, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(embedder.embed(batch), axis=1), 1, atol=1e-6)
+    assert embedder.settings["method"] == "vit" and json.dumps(embedder.settings)
+
+
+def test_own_preprocessing_is_what_the_header_says(tmp_path, pictures):
+    model = embedders.build_backbone("vit_tiny_patch16_224", **TINY)
+    path = tmp_path / "own.safetensors"
+    embedders.save_embedder(model, path, HEADER)
+    embedder = embedders.load_embedder(registry.find(path), path)
+    for picture in pictures:
+        small = np.asarray(picture.convert("RGB").resize((64, 64), Image.BILINEAR), np.float64) / 255
+        expected = ((small - HEADER["mean"]) / HEADER["std"]).transpose(2, 0, 1)
+        np.testing.assert_allclose(embedder.transform(picture), expected, atol=1e-5)
+
+
+def test_classifier_is_dropped_and_nothing_else(tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    state = timm.create_model("test_vit", pretrained=False, num_classes=7).state_dict()
+    path = tmp_path / "w.safetensors"
+    spec = described("timm", "test_vit", path)
+    save_file(state, path)
+    assert embedders.load_embedder(spec, path).dim == 64
+
+    save_file({**state, "neck.weight": state["norm.weight"].clone()}, path)
+    with pytest.raises(CareError, match=r"have beside it neck\.weight"):
+        embedders.load_embedder(spec, path)
+
+    save_file({k: v for k, v in state.items() if k != "cls_token"}, path)
+    with pytest.raises(CareError, match="lack cls_token"):
+        embedders.load_embedder(spec, path)
+
+    save_file({**state, "norm.weight": state["norm.weight"][:5].clone()}, path)
+    with pytest.raises(CareError, match=r"differ in shape in norm\.weight"):
+        embedders.load_embedder(spec, path)
+
+
+def test_torch_state_dicts_load_and_pickles_do_not(tmp_path, pictures):
+    import timm
+    import torch
+
+    model = timm.create_model("test_vit", pretrained=False, num_classes=0).eval()
+    path = tmp_path / "w.pth"
+    spec = described("timm", "test_vit", path)
+    torch.save({"state_dict": {f"module.{k}": v.half() for k, v in model.state_dict().items()}}, path)
+    embedder = embedders.load_embedder(spec, path)
+    batch = np.stack([embedder.transform(picture) for picture in pictures])
+    with torch.no_grad():
+        expected = unit(model(torch.from_numpy(batch)).numpy())
+    np.testing.assert_allclose(embedder.embed(batch), expected, atol=5e-3)
+
+    torch.save(model, path)
+    with pytest.raises(CareError, match="more than weights"):
+        embedders.load_embedder(spec, path)
+
+
+def test_open_clip_gives_what_open_clip_gives(tmp_path, pictures):
+    import open_clip
+    import torch
+    from open_clip.transform import image_transform
+    from safetensors.torch import save_file
+
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 48, "layers": 2, "width": 32, "head_width": 16, "patch_size": 12},
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
+    }
+    (tmp_path / "care-tiny-clip.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path)
+    torch.manual_seed(0)
+    model = open_clip.create_model("care-tiny-clip").eval()
+    path = tmp_path / "clip.safetensors"
+    save_file(model.state_dict(), path)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)
+    embedder = embedders.load_embedder(described("open_clip", "care-tiny-clip", path, mean=mean, std=std), path)
+    transform = image_transform(48, is_train=False, mean=mean, std=std)
+    batch = torch.stack([transform(picture.convert("RGB")) for picture in pictures])
+    np.testing.assert_array_equal(np.stack([embedder.transform(p) for p in pictures]), batch.numpy())
+    with torch.no_grad():
+        expected = model.encode_image(batch, normalize=True).numpy()
+    np.testing.assert_allclose(embedder.embed(batch.numpy()), expected, atol=1e-6)
+    assert (embedder.dim, embedder.settings["input_size"]) == (24, 48)
+
+
+def test_miewid_pools_by_generalised_mean_and_batch_norm(tmp_path):
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    backbone = timm.create_model("test_efficientnet", pretrained=False, num_classes=0).eval()
+    width = backbone.num_features
+    random = np.random.default_rng(2)
+    norm = {
+        "bn.weight": random.uniform(0.5, 2, width),
+        "bn.bias": random.normal(size=width),
+        "bn.running_mean": random.normal(size=width),
+        "bn.running_var": random.uniform(0.5, 2, width),
+    }
+    state = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
+    state |= {name: torch.from_numpy(value).float() for name, value in norm.items()}
+    state |= {"pooling.p": torch.tensor([2.5]), "final.weight": torch.zeros(3, width)}
+    path = tmp_path / "miewid.safetensors"
+    save_file(state, path)
+    embedder = embedders.load_embedder(described("miewid", "test_efficientnet", path, input_size=96), path)
+
+    batch = random.normal(size=(3, 3, 96, 96)).astype(np.float32)
+    with torch.no_grad():
+        maps = backbone.forward_features(torch.from_numpy(batch)).numpy().astype(float)
+    pooled = (np.maximum(maps, 1e-6) ** 2.5).mean((2, 3)) ** (1 / 2.5)
+    scaled = (pooled - norm["bn.running_mean"]) / np.sqrt(norm["bn.running_var"] + 1e-5)
+    np.testing.assert_allclose(embedder.embed(batch), unit(scaled * norm["bn.weight"] + norm["bn.bias"]), atol=1e-5)
+    assert (embedder.settings["input_size"], embedder.settings["crop_mode"]) == (96, "squash")
+
+
+@pytest.mark.parametrize("name", [n for n, s in registry.shipped().items() if s.family == "timm"])
+def test_registry_states_what_timm_knows(name):
+    """Sizes and normalisation of the entries are those of timm's own configuration of the weights."""
+    import timm
+
+    spec = registry.shipped()[name]
+    config = timm.models.get_pretrained_cfg(spec.architecture)
+    assert timm.is_model(spec.architecture.split(".")[0])
+    assert config.input_size == (3, spec.input_size, spec.input_size)
+    if name != "megadescriptor-l-384":  # trained by others on timm's architecture; its card says 0.5
+        assert (config.mean, config.std) == (spec.mean, spec.std)
+        assert spec.url.startswith(f"https://huggingface.co/{config.hf_hub_id}/")
+
+
+def test_unknown_architectures_are_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"x")
+    with pytest.raises(CareError, match=r"close are .*mobilenetv2_100"):
+        embedders.load_embedder(described("timm", "mobilenetv2_10", path), path)
+    with pytest.raises(CareError, match="open_clip has no model"):
+        embedders.load_embedder(described("open_clip", "ViT-X", path), path)
+    with pytest.raises(CareError, match="not an embedder"):
+        embedders.load_embedder(registry.find("yolo11n"), path)
+    with pytest.raises(CareError, match="no weights file"):
+        embedders.load_embedder(described("timm", "test_vit", path), tmp_path / "absent")
+
+
+def test_vectors_of_another_length_than_described_are_refused(tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    path = tmp_path / "w.safetensors"
+    save_file(timm.create_model("test_vit", pretrained=False, num_classes=0).state_dict(), path)
+    with pytest.raises(CareError, match="vectors of 99 numbers, got 64"):
+        embedders.load_embedder(described("timm", "test_vit", path, dim=99), path)
