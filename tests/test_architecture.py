@@ -20,7 +20,7 @@ FILES = LEAVES | {"checkpoints", "weights"}  # leaves, and what reads weights fi
 # room: the rooms of care_cli that it may import, heavy packages (inside functions) that it may import
 TABLE: dict[str, tuple[set[str], set[str]]] = {
     "__main__": ({"cli"}, set()),
-    "cli": ({"errors", "cli", "__init__", "stages", "catalog", "registry", "records", "pages", "exchange"}, set()),
+    "cli": (LEAVES | {"cli", "stages", "catalog", "registry", "pages", "exchange"}, set()),
     "stages": (
         FILES | {"stages", "exchange", "pages", "catalog", "detectors", "embedders", "registry", "matching", "search",
                  "training"},

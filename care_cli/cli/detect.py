@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import nullcontext
 from pathlib import Path
@@ -76,13 +77,16 @@ def detect(
             show_preview(ctx, stage.preview(catalog, cfg))
         return
     stage.count(cfg.paths)  # a wrong path begins no catalog
+    if gallery:
+        from care_cli.pages import gallery as pages
+        from care_cli.scan import display_path
+
+        pages.check(gallery, [display_path(os.fsencode(path.absolute())) for path in paths if path.is_dir()])
     with output.open_catalog(ctx, create=True) as catalog:
         found = stage.run(catalog, cfg)
         if gallery:
-            from care_cli.pages.gallery import write_gallery
-
-            pages = write_gallery(catalog, gallery, catalog.images_met())
-            output.notice(ctx)(f"Gallery: {', '.join(str(page) for page in pages)}")
+            written = pages.write_gallery(catalog, gallery, catalog.images_met())
+            output.notice(ctx)(f"Gallery: {', '.join(str(page) for page in written)}")
     show(ctx, found)
     if found["unreadable"]:
         raise typer.Exit(1)
