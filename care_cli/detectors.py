@@ -59,6 +59,7 @@ class Detector:
             "confidence": CONFIDENCE,
             "suppression": SUPPRESSION,
             "most": MOST,
+            "classes": spec.classes,
         }
         self._model = model
 

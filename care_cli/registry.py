@@ -202,7 +202,7 @@ def find(name: str | Path, *, task: str | None = None, weights: Path | None = No
     elif text in (known := entries()):
         spec = known[text]
     elif Path(text).suffix.lower() == ".toml":
-        spec = next(iter(read_manifest(Path(text)).values()))
+        spec = _only_model(Path(text))
     elif Path(text).suffix.lower() in WEIGHT_SUFFIXES:
         spec = _describe_file(Path(text))
     else:
@@ -219,16 +219,25 @@ def find(name: str | Path, *, task: str | None = None, weights: Path | None = No
 
 
 def default(role: str) -> ModelSpec:
-    """The model that a bare command uses: `detect:cpu`, `detect:cuda` or `index`."""
-    for spec in entries().values():
+    """The model that a bare command uses: `detect:cpu`, `detect:cuda` or `index`; the user's own first."""
+    for spec in reversed(entries().values()):
         if role in spec.default_for:
             return spec
     raise CareError(f"the registry names no default for {role}; say which model with --model")
 
 
+def _only_model(manifest: Path) -> ModelSpec:
+    specs = list(read_manifest(manifest).values())
+    if len(specs) > 1:
+        names = ", ".join(spec.name for spec in specs)
+        raise CareError(f"{manifest} describes {names}; add it with `care models add` and name one of them")
+    return specs[0]
+
+
 def _describe_file(path: Path) -> ModelSpec:
     if not path.is_file():
-        raise CareError(f"there is no weights file {path}")
+        hint = f"; the registry knows {path.stem}" if path.stem in entries() else ""
+        raise CareError(f"there is no weights file {path}{hint}")
     path = path.resolve()
     if path.suffix.lower() != ".safetensors":
         return ModelSpec(name=path.stem, task="detector", family="ultralytics", file=str(path))

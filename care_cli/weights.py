@@ -7,6 +7,7 @@ finding is kept in a small note in the cache folder, so that an unchanged file i
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import sys
@@ -140,7 +141,7 @@ def download(
                     f"{url} is not what was published: expected {kind} {expected}, got {found}. Nothing was kept."
                 )
         unfinished.replace(path)
-    except OSError as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise CareError(f"{url} can't be fetched: {getattr(error, 'reason', error)}") from error
     finally:
         unfinished.unlink(missing_ok=True)

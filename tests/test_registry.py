@@ -102,6 +102,16 @@ def test_bare_commands_have_their_models():
     assert registry.default("index").task == "embedder"
 
 
+def test_the_users_own_default_goes_first(tmp_path):
+    path = manifest(
+        tmp_path,
+        '[models.mine]\ntask = "detector"\nfamily = "ultralytics"\nfile = "w.pt"\ndefault_for = ["detect:cpu"]\n',
+    )
+    registry.add(path)
+    assert registry.default("detect:cpu").name == "mine"
+    assert registry.default("detect:cuda").name == "megadetector-v1000-larch"
+
+
 def test_coco_says_animal_but_never_a_species():
     classes = registry.find("yolo11n").classes
     assert [classes[name] for name in COCO_ANIMALS] == [{"category": "animal"}] * 10
@@ -150,6 +160,8 @@ def test_unknown_name_lists_close_ones():
         registry.find("megadetector-larch")
     with pytest.raises(CareError, match="care models list"):
         registry.find("%%%")
+    with pytest.raises(CareError, match="the registry knows yolo11n"):
+        registry.find("elsewhere/yolo11n.pt")
 
 
 def test_model_of_another_task_is_refused():
@@ -194,6 +206,15 @@ def test_manifest_is_found_beside_its_weights(tmp_path):
     assert registry.fetch(spec) == (tmp_path / "jaguars.pt").resolve()
     assert spec.classes["onca"] == {"category": "animal", "species": "jaguar"}
     assert spec.classes["hombre"] == {"category": "person"}
+
+
+def test_manifest_of_several_models_needs_a_name(tmp_path):
+    entry = '[models.{}]\ntask = "detector"\nfamily = "ultralytics"\nfile = "w.pt"\n'
+    path = manifest(tmp_path, entry.format("a") + entry.format("b"))
+    with pytest.raises(CareError, match="describes a, b"):
+        registry.find(path)
+    registry.add(path)
+    assert registry.find("b").file == str((tmp_path / "w.pt").resolve())
 
 
 @pytest.mark.parametrize(
