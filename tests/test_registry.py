@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -340,6 +340,18 @@ def test_the_users_own_file_may_be_trained_again(tmp_path):
     first = weights.digest(path)
     path.write_bytes(b"epoch 20")
     assert weights.digest(path) == hashlib.sha256(b"epoch 20").hexdigest() != first
+
+
+def test_a_runs_model_is_recalled_by_its_bytes(tmp_path):
+    path = tmp_path / "w.pt"
+    path.write_bytes(b"weights")
+    spec = ModelSpec(name="yolo11n", task="detector", family="ultralytics", file=str(path), mean=(0.5, 0.5, 0.5))
+    used = replace(spec, sha256=registry.model_sha256(spec))
+    kept = json.loads(json.dumps(asdict(used)))
+    assert registry.recall(kept) == used
+    path.write_bytes(b"other weights")
+    with pytest.raises(CareError, match="not on this machine|damaged"):
+        registry.recall(kept)
 
 
 # Adding
