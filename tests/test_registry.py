@@ -350,7 +350,7 @@ def test_a_runs_model_is_recalled_by_its_bytes(tmp_path):
     kept = json.loads(json.dumps(asdict(used)))
     assert registry.recall(kept) == used
     path.write_bytes(b"other weights")
-    with pytest.raises(CareError, match="not on this machine|damaged"):
+    with pytest.raises(CareError, match=r"not on this machine|damaged"):
         registry.recall(kept)
 
 
