@@ -42,7 +42,7 @@ class Individual:
     """A named animal; `merged_into` is the survivor's id while status is 'merged'."""
 
     name: str
-    status: str = "active"  # active | merged | void
+    status: str = "active"  # active | merged | void (its making is undone, or no longer applies)
     merged_into: int | None = None
 
 
@@ -115,9 +115,9 @@ def apply(names: Names, entry: Decision) -> str | None:
         return None
     if entry.action == "undo":
         return None
+    if reason := _absent(names, entry.individual_id):
+        return reason
     individual = names.individual(entry.individual_id)
-    if individual is None or individual.status != "active":
-        return f"individual {entry.individual_id} does not exist (any more)"
     if entry.action == "name":
         return _apply_name(names, entry)
     if entry.action == "rename":
@@ -127,9 +127,8 @@ def apply(names: Names, entry: Decision) -> str | None:
         return None
     if entry.action == "split":
         return _apply_split(names, entry)
-    other = names.individual(entry.other_id)
-    if other is None or other.status != "active":
-        return f"individual {entry.other_id} does not exist (any more)"
+    if reason := _absent(names, entry.other_id):
+        return reason
     if entry.individual_id == entry.other_id:
         return "an individual cannot be set against itself"
     if entry.action == "merge":
@@ -137,6 +136,15 @@ def apply(names: Names, entry: Decision) -> str | None:
             names.put_identity(crop, entry.other_id, entry.id)
         names.put_individual(entry.individual_id, replace(individual, status="merged", merged_into=entry.other_id))
     return None  # 'different' changes no name; `contradictions` reads it
+
+
+def _absent(names: Names, individual_id: int | None) -> str | None:
+    """Why an individual cannot be spoken of; None when it can."""
+    individual = names.individual(individual_id)
+    if individual is None:
+        return f"there is no individual {individual_id}"
+    endings = {"void": "does not exist any more", "merged": "was merged into another"}
+    return None if individual.status == "active" else f"{individual.name!r} {endings[individual.status]}"
 
 
 def _apply_attribute(names: Names, entry: Decision) -> str | None:
@@ -205,11 +213,11 @@ def replay(log: Iterable[Decision], model: dict[int, str]) -> tuple[Replay, list
     """
     log = list(log)
     state = Replay(model)
-    conflicts = [(entry, reason) for entry in in_force(log) if (reason := apply(state, entry))]
     for entry in log:
         created = {"create": entry.individual_id, "split": entry.other_id}.get(entry.action)
-        if created is not None and created not in state.individuals:
+        if created is not None:
             state.individuals[created] = Individual(entry.value, "void")
+    conflicts = [(entry, reason) for entry in in_force(log) if (reason := apply(state, entry))]
     return state, conflicts
 
 

@@ -88,6 +88,13 @@ class CropsTable:
             self.db.conn.execute("UPDATE crop_pixels SET jpeg = ? WHERE crop_id = ?", (jpeg, crop_id))
             self.db.conn.execute("DELETE FROM embeddings WHERE crop_id = ?", (crop_id,))
 
+    def put_pixels(self, crop_id: int, jpeg: bytes, size: tuple[int, int]) -> None:
+        """Give an animal the pixels it has not, or new ones, of `size` (width, height) px."""
+        with self.transaction():
+            self.db.conn.execute("INSERT OR IGNORE INTO crop_pixels VALUES (?, ?)", (crop_id, jpeg))
+            self.replace_pixels(crop_id, jpeg)
+            self.db.conn.execute("UPDATE crops SET crop_width = ?, crop_height = ? WHERE id = ?", (*size, crop_id))
+
     def decided_people(self, image_id: int) -> list[tuple[float, float, float, float]]:
         """Boxes that a decision calls persons in this image, whatever run found them: `(x, y, w, h)` px."""
         rows = self.rows(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import numpy as np
+
+from care_cli.catalog.store import schema
 
 
 class Health:
@@ -12,7 +16,18 @@ class Health:
 
     def integrity(self) -> list[str]:
         """SQLite's own complaints about the file; empty when it is sound."""
-        return [row[0] for row in self.db.conn.execute("PRAGMA integrity_check") if row[0] != "ok"]
+        try:
+            return [row[0] for row in self.db.conn.execute("PRAGMA integrity_check") if row[0] != "ok"]
+        except sqlite3.DatabaseError as error:
+            return [str(error)]
+
+    def missing_schema(self) -> list[str]:
+        """Tables, indexes, triggers and views of `schema.sql` that the file lacks."""
+        names = "SELECT type || ' ' || name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
+        with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+            fresh.executescript(schema())
+            wanted = {row[0] for row in fresh.execute(names)}
+        return sorted(wanted - {row[0] for row in self.db.conn.execute(names)})
 
     def broken_references(self) -> list[str]:
         """Rows that point at a row that is not there, as 'table row -> table'."""
@@ -28,36 +43,47 @@ class Health:
     def sources_seen(self) -> list[dict]:
         """Sources with where they were last and how many of their files are there, gone, unread."""
         return self.rows(
-            "SELECT sources.id, location, scanned_at, count(image_files.id) AS files, "
-            "sum(gone_at IS NOT NULL) AS gone, sum(failure IS NOT NULL) AS unread FROM sources "
-            "LEFT JOIN image_files ON source_id = sources.id GROUP BY sources.id"
+            "SELECT sources.id, volume, location, scanned_at, count(image_files.id) AS files, "
+            "coalesce(sum(gone_at IS NOT NULL), 0) AS gone, coalesce(sum(failure IS NOT NULL), 0) AS unread "
+            "FROM sources LEFT JOIN image_files ON source_id = sources.id GROUP BY sources.id"
         )
 
     def files_of_source(self, source_id: int, after: int, limit: int = 4096) -> list[dict]:
         """A page of a source's files that are not known to be gone, by key."""
         return self.rows(
-            "SELECT id, path_bytes, path, bytes FROM image_files WHERE source_id = ? AND gone_at IS NULL AND id > ? "
+            "SELECT id, path_bytes, path FROM image_files WHERE source_id = ? AND gone_at IS NULL AND id > ? "
             "ORDER BY id LIMIT ?",
             (source_id, after, limit),
         )
 
-    def animals_without_pixels(self) -> int:
-        """Animal crops that have no pixels (set back to animal after having been a person)."""
-        return self.value(
-            "SELECT count(*) FROM crops WHERE category = 'animal' AND id NOT IN (SELECT crop_id FROM crop_pixels)"
+    def animals_without_pixels(self) -> list[int]:
+        """Animal crops of seen photos that have no pixels (such as a person's set back to animal)."""
+        rows = self.rows(
+            "SELECT crops.id FROM crops JOIN images ON images.id = image_id WHERE category = 'animal' "
+            "AND sha256 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM crop_pixels WHERE crop_id = crops.id)"
         )
+        return [row["id"] for row in rows]
+
+    def people_with_pixels(self) -> list[int]:
+        """Crops of people and vehicles with pixels, points, embeddings or a name, which triggers forbid."""
+        tables = ("crop_pixels", "templates", "keypoints", "embeddings", "crop_identity")
+        held = " UNION ".join(f"SELECT crop_id FROM {table}" for table in tables)
+        rows = self.rows(f"SELECT id FROM crops WHERE category <> 'animal' AND id IN ({held}) ORDER BY id")
+        return [row["id"] for row in rows]
 
     def unfinished_runs(self) -> list[dict]:
         """Runs that never reached their end."""
         return self.rows("SELECT id, command, started_at FROM runs WHERE finished_at IS NULL")
 
     def bad_vectors(self) -> list[int]:
-        """Crop ids of embeddings whose vector is not finite or not of norm 1."""
-        bad = []
-        for (run_id,) in self.db.conn.execute("SELECT DISTINCT run_id FROM embeddings").fetchall():
-            stored = self.embeddings(run_id)
-            norms = np.linalg.norm(stored.vectors, axis=1)
-            bad += stored.ids[~(np.abs(norms - 1) < 1e-3)].tolist()
+        """Crop ids of embeddings whose vector is not finite or not of norm 1; read in pages."""
+        bad, after = [], 0
+        while rows := self.db.conn.execute(
+            "SELECT id, crop_id, vector FROM embeddings WHERE id > ? ORDER BY id LIMIT 1024", (after,)
+        ).fetchall():
+            after = rows[-1][0]
+            norms = np.array([np.linalg.norm(np.frombuffer(vector, "<f4")) for _, _, vector in rows])
+            bad += [crop for (_, crop, _), norm in zip(rows, norms, strict=True) if not abs(norm - 1) < 1e-3]
         return bad
 
     def bad_pixels(self) -> list[int]:
@@ -75,11 +101,15 @@ class Health:
 
     def models_used(self) -> list[dict]:
         """Models that made results here: name, digest, file of a user's own weights."""
-        return self.rows("SELECT name, sha256, file, spec FROM models")
+        return self.rows("SELECT name, sha256, file, spec FROM models ORDER BY id")
 
-    def page_size(self) -> int:
-        """Bytes a page."""
-        return self.value("PRAGMA page_size")
+    def format(self) -> int:
+        """The catalog's format: 1, and one more for each migration."""
+        return self.value("PRAGMA user_version")
+
+    def journal_mode(self) -> str:
+        """'wal', or the rollback journal that serves where a write-ahead log cannot work."""
+        return self.value("PRAGMA journal_mode")
 
     def file_bytes(self) -> int:
         """Bytes of the catalog with its write-ahead log."""

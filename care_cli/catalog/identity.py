@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import getpass
 import json
 from collections.abc import Iterable
@@ -129,71 +130,80 @@ class IdentityLog:
 
     def replayed(self) -> tuple[Replay, list[tuple[Decision, str]]]:
         """The state that the log leads to, and its entries that no longer apply."""
-        model = {row["id"]: row["model_category"] for row in self.rows("SELECT id, model_category FROM crops")}
-        return replay(self.log(), model)
+        rows = self.rows("SELECT id, model_category FROM crops WHERE id IN (SELECT crop_id FROM decisions)")
+        return replay(self.log(), {row["id"]: row["model_category"] for row in rows})
 
     def contradictions(self) -> list[tuple[Decision, list[Decision]]]:
         """Entries that say two animals differ, each with the merges that say they are one."""
-        return contradictions(self.log())
+        idle = {entry.id for entry, _ in self.replayed()[1]}
+        return contradictions(entry for entry in self.log() if entry.id not in idle)
 
     def divergences(self) -> list[str]:
         """Where the derived tables differ from what the log leads to, in words; empty when all is well."""
         state, _ = self.replayed()
-        found = []
-        people = {(row["id"], row["status"]): row["name"] for row in self.rows("SELECT * FROM individuals")}
-        expected = {(id_, one.status): one.name for id_, one in state.individuals.items()}
-        found += [f"individual {key[0]} ({name})" for key, name in set(people.items()) ^ set(expected.items())]
-        rows = self.rows("SELECT crop_id, individual_id FROM crop_identity")
-        actual = {(row["crop_id"], row["individual_id"]) for row in rows}
-        told = {(crop, who) for crop, (who, _) in state.identities.items()}
-        found += [f"the name of crop {crop}" for crop, _ in sorted(actual ^ told)]
+        rows = self.rows("SELECT id, name, status, merged_into FROM individuals")
+        actual = {row.pop("id"): Individual(**row) for row in rows}
+        wrong = [id_ for id_ in sorted(actual | state.individuals) if actual.get(id_) != state.individuals.get(id_)]
+        found = [f"individual {id_} ({(actual | state.individuals)[id_].name})" for id_ in wrong]
+        rows = self.rows("SELECT crop_id, individual_id, decision_id FROM crop_identity")
+        named = {row["crop_id"]: (row["individual_id"], row["decision_id"]) for row in rows}
+        found += [
+            f"the name of crop {crop}"
+            for crop in sorted(named | state.identities)
+            if named.get(crop) != state.identities.get(crop)
+        ]
         for attribute in ATTRIBUTES:
-            rows = self.rows(f"SELECT id, {attribute} AS now, model_{attribute} AS model FROM crops")
-            found += [
-                f"{attribute} of crop {row['id']}"
-                for row in rows
-                if row["now"] != state.attributes.get((row["id"], attribute), row["model"])
-            ]
+            found += [f"{attribute} of crop {crop}" for crop in self._deviants(attribute, state)]
         return found
+
+    def _deviants(self, attribute: str, state: Replay) -> dict[int, str | None]:
+        """Crops whose attribute is not what model and log lead to, with the value it should have."""
+        rows = self.rows(
+            f"SELECT id, {attribute} AS now, model_{attribute} AS model FROM crops WHERE {attribute} IS NOT "
+            f"model_{attribute} OR id IN (SELECT crop_id FROM decisions WHERE action = ?)",
+            (attribute,),
+        )
+        told = {row["id"]: state.attributes.get((row["id"], attribute), row["model"]) for row in rows}
+        return {row["id"]: told[row["id"]] for row in rows if row["now"] != told[row["id"]]}
 
     def restore(self) -> None:
         """Make the derived tables what the log leads to."""
         with self.transaction():
-            state, _ = self.replayed()
             self.db.conn.execute("PRAGMA defer_foreign_keys = ON")
+            state, _ = self.replayed()
             self.db.conn.execute("DELETE FROM crop_identity")
             for attribute in ATTRIBUTES:
-                decided = {crop: value for (crop, name), value in state.attributes.items() if name == attribute}
-                self._restore_attribute(attribute, decided)
+                for crop, value in self._deviants(attribute, state).items():
+                    self.put_attribute(crop, attribute, value)
             self.db.conn.execute("DELETE FROM individuals")
             for individual_id, individual in state.individuals.items():
                 self.put_individual(individual_id, individual)
             for crop, (individual_id, decision_id) in state.identities.items():
                 self.put_identity(crop, individual_id, decision_id)
 
-    def _restore_attribute(self, attribute: str, decided: dict[int, str | None]) -> None:
-        touched = self.rows("SELECT DISTINCT crop_id FROM decisions WHERE action = ?", (attribute,))
-        for crop_id in (row["crop_id"] for row in touched):
-            model = self.value(f"SELECT model_{attribute} FROM crops WHERE id = ?", (crop_id,))
-            value = decided.get(crop_id, model)
-            self.db.conn.execute(
-                f"UPDATE crops SET {attribute} = ?1 WHERE id = ?2 AND {attribute} IS NOT ?1", (value, crop_id)
-            )
-
     # -- questions about individuals
 
     def find_individual(self, name: str) -> int:
         """The id of an active individual; CareError with the nearest names when there is none."""
-        found = self.active(name)
-        if found is None:
-            merged = self.value(
-                "SELECT survivor.name FROM individuals AS one JOIN individuals AS survivor "
-                "ON survivor.id = one.merged_into WHERE one.name = ? ORDER BY one.id DESC",
-                (name,),
-            )
-            hint = f" It was merged into {merged}." if merged else ""
-            raise CareError(f"There is no individual called {name!r}.{hint} `care individuals list` shows all names.")
-        return found
+        if (found := self.active(name)) is not None:
+            return found
+        names = [row["name"] for row in self.rows("SELECT name FROM individuals WHERE status = 'active'")]
+        if (survivor := self.survivor(name)) is not None:
+            hint = f"It was merged into {self.individual(survivor).name}."
+        elif near := difflib.get_close_matches(name, names, n=3, cutoff=0.6):
+            hint = f"Did you mean {' or '.join(near)}?"
+        else:
+            hint = "`care individuals list` shows all names."
+        raise CareError(f"There is no individual called {name!r}. {hint}")
+
+    def survivor(self, name: str) -> int | None:
+        """The active individual that one of this name was merged into (the latest, if several), or None."""
+        return self.value(
+            "WITH RECURSIVE chain(start, id) AS (SELECT id, merged_into FROM individuals WHERE name = ? UNION "
+            "SELECT start, merged_into FROM chain JOIN individuals USING (id)) "
+            "SELECT id FROM chain JOIN individuals USING (id) WHERE status = 'active' ORDER BY start DESC LIMIT 1",
+            (name,),
+        )
 
     def individual_rows(self) -> list[dict]:
         """Active individuals as a listing shows them."""
@@ -214,16 +224,26 @@ class IdentityLog:
         return names if crop_ids is None else {crop: names[crop] for crop in crop_ids if crop in names}
 
     def history(self, individual_id: int | None = None) -> list[dict]:
-        """Log entries as a listing shows them: all, or those about one individual or its crops; undone ones marked."""
+        """Log entries as a listing shows them; undone ones are marked.
+
+        All, or those about one individual: itself, those merged into it, what was set on its crops, and what
+        undoes any of these.
+        """
         taken_back = undone(self.log())
         rows = self.rows(
-            "SELECT decisions.id AS decision, at, who, source, action, crop_id AS crop, one.name AS individual, "
-            "other.name AS other, value, crops, undoes, score, probability, evidence FROM decisions "
-            "LEFT JOIN individuals AS one ON one.id = individual_id "
-            "LEFT JOIN individuals AS other ON other.id = other_id "
-            "WHERE :who IS NULL OR individual_id = :who OR other_id = :who OR "
-            "(individual_id IS NULL AND crop_id IN (SELECT crop_id FROM crop_identity WHERE individual_id = :who)) "
-            "ORDER BY decisions.id",
+            """WITH RECURSIVE
+            same(id) AS (
+              SELECT :who UNION SELECT individuals.id FROM individuals JOIN same ON merged_into = same.id),
+            about(id) AS (
+              SELECT id FROM decisions
+              WHERE :who IS NULL OR individual_id IN same OR other_id IN same OR individual_id IS NULL
+                AND crop_id IN (SELECT crop_id FROM crop_identity WHERE individual_id = :who)
+              UNION SELECT decisions.id FROM decisions JOIN about ON undoes = about.id)
+            SELECT decisions.id AS decision, at, who, source, action, crop_id AS crop, one.name AS individual,
+              other.name AS other, value, crops, undoes, score, probability, evidence
+            FROM decisions JOIN about USING (id)
+            LEFT JOIN individuals AS one ON one.id = individual_id
+            LEFT JOIN individuals AS other ON other.id = other_id ORDER BY decisions.id""",
             {"who": individual_id},
         )
         return [{**row, "in_force": row["decision"] not in taken_back} for row in rows]

@@ -65,6 +65,10 @@ class RunsTable:
             )
         return found[0]
 
+    def run_settings(self, run_id: int) -> dict:
+        """The settings of a run of any command."""
+        return json.loads(self.value("SELECT settings FROM runs WHERE id = ?", (run_id,)))
+
     def latest_run(self, command: str) -> dict | None:
         """The run that finished last, else the last one begun, else None."""
         run_id = self.value(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -15,7 +15,10 @@ from care_cli.catalog.migrations import MIGRATIONS
 from care_cli.errors import CareError
 
 APPLICATION_ID = 0x43415245  # 'CARE', in the file's header
-BUSY_MS = 60_000  # how long to wait for another process's transaction
+BUSY_S = 60  # how long to wait for another process's transaction
+DISK_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY)
+TABLE_LEAF = 13  # a page of table rows in SQLite's file format
+TRACE = 24  # bytes that are no coincidence
 
 
 def now() -> str:
@@ -24,10 +27,10 @@ def now() -> str:
 
 
 class Store:
-    """One SQLite file, opened for one process.
+    """One SQLite file, opened for one process; an older format is migrated on the way.
 
-    `readonly` opens without changing a byte of an existing catalog's tables. Raises CareError when the file
-    is not SQLite, not a CARE catalog, newer than this program, or absent and not to be created.
+    `create` makes the catalog where there is none. `notice` takes a line for the user. Raises CareError when
+    the file is not SQLite, damaged, not a CARE catalog, newer than this program, or absent.
     """
 
     def __init__(self, path: Path, *, create: bool = False, notice=lambda text: None):
@@ -41,14 +44,32 @@ class Store:
         if self.path.is_dir() or not self.path.parent.is_dir():
             raise CareError(f"A catalog is a file in an existing folder, but {self.path} is not.")
         try:
-            connection = sqlite3.connect(self.path, isolation_level=None)
-            self.db = Database(connection)
-            self._set_up(new=self._check_format())
+            self._open(create)
+        except sqlite3.OperationalError as error:
+            raise CareError(
+                f"{self.path} cannot be opened: {error}. A catalog needs a folder that can be written to, space "
+                "on its disk, and no other program that keeps it locked."
+            ) from error
         except sqlite3.DatabaseError as error:
             raise CareError(
                 f"{self.path} cannot be opened as a catalog: {error}. If it is a catalog that was damaged, "
                 "work on a copy and go back to the newest backup."
             ) from error
+
+    def _open(self, create: bool) -> None:
+        connection = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_S)
+        try:
+            self.db = Database(connection)
+            new = self._check_format()
+            if new and not create:
+                raise CareError(
+                    f"{self.path} is empty. Run `care detect FOLDER` to begin a catalog in it, "
+                    "or name another with --catalog."
+                )
+            self._set_up(new)
+        except BaseException:
+            connection.close()
+            raise
 
     def _check_format(self) -> bool:
         """Whether the file is still empty (new, or its creation was interrupted)."""
@@ -67,7 +88,6 @@ class Store:
 
     def _set_up(self, new: bool) -> None:
         execute = self.db.conn.execute
-        execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         if new:
             execute("PRAGMA page_size = 16384")
         mode = execute("PRAGMA journal_mode = WAL").fetchone()[0]
@@ -86,7 +106,7 @@ class Store:
         self._migrate()
 
     def _create(self) -> None:
-        for statement in statements(resources.files("care_cli.catalog").joinpath("schema.sql").read_text("utf-8")):
+        for statement in statements(schema()):
             self.db.conn.execute(statement)
         self.db.conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self.db.conn.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
@@ -96,9 +116,8 @@ class Store:
         version = self.value("PRAGMA user_version")
         if version > len(MIGRATIONS):
             return
-        backup = self.path.with_name(f"{self.path.stem}.format-{version}.backup{self.path.suffix}")
-        if not backup.exists():
-            self.backup(backup)
+        backup = free_name(self.path.with_name(f"{self.path.stem}.format-{version}.backup{self.path.suffix}"))
+        self.backup(backup)
         self.notice(f"{self.path}: older catalog format {version}, migrating. The old one is kept as {backup.name}.")
         for number in range(version, len(MIGRATIONS) + 1):
             with self.transaction():
@@ -109,18 +128,24 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing. Nested calls join the outer one."""
-        if self.db.conn.in_transaction:
+        """All or nothing. Nested calls join the outer one. CareError when the disk does not take it."""
+        connection = self.db.conn
+        if connection.in_transaction:
             yield
             return
-        self.db.conn.execute("BEGIN IMMEDIATE")
         try:
+            connection.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            if self.db.conn.in_transaction:
-                self.db.conn.execute("ROLLBACK")
+            connection.execute("COMMIT")
+        except BaseException as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in DISK_ERRORS:
+                raise CareError(
+                    f"{self.path} could not be written: {error}. What was committed before is safe; see that the "
+                    "disk is there, has space and may be written to, then give the same command again."
+                ) from error
             raise
-        self.db.conn.execute("COMMIT")
 
     def rows(self, sql: str, parameters: dict | tuple = ()) -> list[dict]:
         """All rows of a query at once: no cursor stays open across a write."""
@@ -134,21 +159,63 @@ class Store:
         return row[0] if row else None
 
     def backup(self, target: Path) -> None:
-        """A complete copy through SQLite's own backup, consistent while others write; never overwrites."""
+        """A complete, checked copy through SQLite's own backup, consistent while others write.
+
+        CareError when `target` exists (a backup never overwrites), cannot be written, or the copy is damaged.
+        """
         if target.exists():
             raise CareError(f"{target} exists already; a backup never overwrites. Name another file.")
         partial = target.with_name(target.name + ".part")
-        partial.unlink(missing_ok=True)
-        with contextlib.closing(sqlite3.connect(partial)) as copy:
-            self.db.conn.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")
-        partial.replace(target)
+        try:
+            partial.unlink(missing_ok=True)
+            with contextlib.closing(sqlite3.connect(partial)) as copy:
+                self.db.conn.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")  # one file, to be moved anywhere
+                faults = [row[0] for row in copy.execute("PRAGMA integrity_check") if row[0] != "ok"]
+            if faults:
+                raise CareError(f"The copy of {self.path} is damaged, as is the catalog: {faults[0]}")
+            partial.replace(target)
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise CareError(f"{self.path} could not be copied to {target}: {error}. Nothing was changed.") from error
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def checkpoint(self) -> bool:
+        """Fold the write-ahead log into the one file and empty it; False while another process reads."""
+        with contextlib.suppress(sqlite3.OperationalError):
+            return self.db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        return False
+
+    def expunge(self, deleted: Iterable[bytes]) -> bool:
+        """See that nothing of `deleted` content is left in the file's bytes, after its rows are gone.
+
+        SQLite overwrites deleted rows with zeros, but leaves copies in the unused parts of pages from which
+        it moved rows earlier. Where there is such a copy, the file is written anew. False when another
+        process has the catalog open, whose reading holds old content in the write-ahead log.
+        """
+        if not self.checkpoint():
+            return False
+        windows = {content[i : i + TRACE] for content in deleted for i in range(len(content) - TRACE + 1)}
+        if windows and any(not windows.isdisjoint(_pieces(gap)) for gap in self._gaps()):
+            self.db.conn.execute("VACUUM")
+            return self.checkpoint()
+        return True
+
+    def _gaps(self) -> Iterator[bytes]:
+        """What lies between the cell pointers and the cells of each page of table rows (file format, 1.6)."""
+        size = self.value("PRAGMA page_size")
+        with self.path.open("rb") as file:
+            while page := file.read(size):
+                head = 0 if file.tell() > size else 100  # the first page begins with the file's header
+                if page[head] == TABLE_LEAF:
+                    cells = int.from_bytes(page[head + 3 : head + 5], "big")
+                    yield page[head + 8 + 2 * cells : int.from_bytes(page[head + 5 : head + 7], "big") or 65536]
 
     def close(self) -> None:
         """Fold the write-ahead log into the one file, and close it."""
-        with contextlib.suppress(sqlite3.OperationalError):  # another process still reads: it will fold it in
-            self.db.conn.execute("PRAGMA busy_timeout = 1000")
-            self.db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.db.conn.execute("PRAGMA busy_timeout = 1000")  # another process that still reads will fold it in
+        self.checkpoint()
         self.db.conn.close()
 
     def __enter__(self):
@@ -156,6 +223,11 @@ class Store:
 
     def __exit__(self, *error) -> None:
         self.close()
+
+
+def schema() -> str:
+    """The script of `schema.sql`."""
+    return resources.files("care_cli.catalog").joinpath("schema.sql").read_text("utf-8")
 
 
 def statements(script: str) -> Iterator[str]:
@@ -166,3 +238,17 @@ def statements(script: str) -> Iterator[str]:
         if sqlite3.complete_statement(pending):
             yield pending.strip()
             pending = ""
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or the first of `stem-2`, `stem-3`, ... that does not exist."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
+
+
+def _pieces(gap: bytes) -> Iterator[bytes]:
+    """The whole pieces of `TRACE` bytes of a gap, without what is empty."""
+    return (gap[i : i + TRACE] for i in range(0, len(gap) - TRACE + 1, TRACE) if gap[i : i + TRACE].strip(b"\0"))

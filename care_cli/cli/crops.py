@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from care_cli.cli.images import check_filters
 from care_cli.cli.output import Csv, emit, message, open_catalog, table
+from care_cli.errors import CareError
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -34,24 +36,22 @@ def crops(
     """List crops, or set what they show: `care crops set`."""
     if ctx.invoked_subcommand:
         return
-    from care_cli.stages import crops as stage
+    from care_cli.records import CATEGORIES, FLANKS, Selection
 
-    selection = stage.selection(
-        category="animal" if animals or unnamed else category,
-        species=species,
-        flank=flank,
-        deployment=deployment,
-        site=site,
-        since=since,
-        until=until,
-        confidence=confidence,
-        individual=individual,
-        unnamed=unnamed,
-        undated=undated,
-        run=run,
-    )
+    category = "animal" if animals or unnamed else category
+    for option, value, known in (("--category", category, CATEGORIES), ("--flank", flank, FLANKS)):
+        if value not in (None, *known):
+            raise CareError(f"{option} is one of {', '.join(known)}, but got {value!r}.")
+    check_filters(since, until, confidence)
+    selection = Selection(
+        category=category, species=species, flank=flank, deployment=deployment, site=site, since=since, until=until,
+        confidence=confidence, individual=individual, unnamed=unnamed, undated=undated, run=run,
+    )  # fmt: skip
     with open_catalog(ctx) as catalog:
-        table(ctx, catalog.crop_rows(selection), COLUMNS, csv, empty="No crop fits.")
+        if individual is not None:
+            catalog.find_individual(individual)
+        rows = catalog.crop_rows(selection)
+    table(ctx, rows, COLUMNS, csv, empty="No crop fits.")
 
 
 @app.command("set")

@@ -36,7 +36,7 @@ def images(
     from care_cli.records import Selection
 
     category = _one_category(animals=animals, people=people, vehicles=vehicles)
-    _check(since, until, confidence)
+    check_filters(since, until, confidence)
     selection = Selection(
         category=category, species=species, since=since, until=until, deployment=deployment, site=site,
         confidence=confidence, individual=individual, unnamed=unnamed, undated=undated, unreadable=unreadable, run=run,
@@ -57,7 +57,7 @@ def _one_category(*, animals: bool, people: bool, vehicles: bool) -> str | None:
     return asked[0] if asked else None
 
 
-def _check(since: str | None, until: str | None, confidence: float | None) -> None:
+def check_filters(since: str | None, until: str | None, confidence: float | None) -> None:
     """CareError unless the days are days in their order, and the confidence lies in 0 to 1."""
     for option, value in (("--since", since), ("--until", until)):
         try:

@@ -48,7 +48,8 @@ def show(
     print(f", {found['first_seen']} to {found['last_seen']}" if found["first_seen"] else "")
     for title, columns in (("sites", SITES), ("sightings", SIGHTINGS), ("decisions", LOG)):
         print(f"\n{title}")
-        table(ctx, found[title], columns, empty="none")
+        rows = _brief(ctx, False, found[title]) if title == "decisions" else found[title]
+        table(ctx, rows, columns, empty="none")
 
 
 @app.command()
@@ -70,10 +71,12 @@ def name(
     with open_catalog(ctx) as catalog:
         if file is None:
             done = stage.name(catalog, crops, individual)
-            _answer(ctx, done, done["summary"])
+            _answer(ctx, done, _named(done))
             return
         done = stage.name_from(catalog, file)
-    _answer(ctx, done, f"{done['named']} crops named ({done['new']} new individuals), {done['already']} were already.")
+    _answer(
+        ctx, done, f"{_crops(done['named'])} named ({done['new']} new individuals), {done['already']} were already."
+    )
     if done["unmatched"]:
         message(f"{len(done['unmatched'])} rows were left out:")
         for row in done["unmatched"]:
@@ -88,7 +91,7 @@ def unname(ctx: typer.Context, crops: Crops) -> None:
 
     with open_catalog(ctx) as catalog:
         done = stage.unname(catalog, crops)
-    _answer(ctx, done, f"{len(crops)} crops have no name any more.")
+    _answer(ctx, done, f"{_crops(len(done['crops']))} without a name now.")
 
 
 @app.command()
@@ -112,7 +115,7 @@ def merge(
 
     with open_catalog(ctx) as catalog:
         done = stage.merge(catalog, name, into)
-    _answer(ctx, done, f"{name} is {into}: {done['crops']} crops moved. `care individuals undo {done['decision']}`.")
+    _answer(ctx, done, f"{name} is {into}: {_crops(done['crops'])} moved. `care individuals undo {done['decision']}`.")
     _warn(done["contradictions"])
 
 
@@ -128,7 +131,7 @@ def split(
 
     with open_catalog(ctx) as catalog:
         done = stage.split(catalog, name, stage.crop_numbers(crops), individual)
-    _answer(ctx, done, f"{len(done['crops'])} crops of {name} are now {done['individual']}.")
+    _answer(ctx, done, f"{_crops(len(done['crops']))} of {name} now {done['individual']}.")
 
 
 @app.command()
@@ -154,6 +157,8 @@ def undo(
     _answer(ctx, done, f"Decision {decision} ({done['action']}) is undone, by decision {done['decision']}.")
     for conflict in done["conflicts"]:
         message(f"Conflict: decision {conflict['decision']} no longer applies: {conflict['reason']}.")
+    for crop in done["without_pixels"]:
+        message(f"Crop {crop} has no pixels: its photo is not within reach.")
 
 
 @app.command()
@@ -162,7 +167,8 @@ def log(ctx: typer.Context, name: Annotated[str | None, typer.Argument()] = None
     from care_cli.stages import individuals as stage
 
     with open_catalog(ctx) as catalog:
-        table(ctx, stage.log(catalog, name), LOG, csv, empty="Nothing has been decided yet.")
+        rows = stage.log(catalog, name)
+    table(ctx, _brief(ctx, csv, rows), LOG, csv, empty="Nothing has been decided yet.")
 
 
 @app.command()
@@ -181,6 +187,24 @@ def conflicts(ctx: typer.Context) -> None:
         print(f"Contradiction: {contradiction['text']}")
     if not any(found.values()):
         message("No conflicts and no contradictions.")
+
+
+def _named(done: dict) -> str:
+    """What naming crops did, in words."""
+    count, who = len(done["decisions"]), done["individual"]
+    moved = "".join(f" Crop {crop} was {before}." for crop, before in done["moved"].items())
+    if not count:
+        return f"Nothing to do: they are {who} already."
+    return f"{_crops(count)} named {who}, {'a new individual' if done['new'] else 'known already'}.{moved}"
+
+
+def _crops(count: int) -> str:
+    return f"{count} crop" if count == 1 else f"{count} crops"
+
+
+def _brief(ctx: typer.Context, csv: bool, rows: list[dict]) -> list[dict]:
+    """Log rows with times to the minute, where a person reads them."""
+    return rows if ctx.obj.json or csv else [{**row, "at": row["at"][:16].replace("T", " ") + "Z"} for row in rows]
 
 
 def _answer(ctx: typer.Context, done: dict, text: str) -> None:

@@ -1,0 +1,173 @@
+"""What crops show, said by hand; and what follows for the pixels when a person is among them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from care_cli.catalog import Catalog
+from care_cli.decisions import Decision, in_force
+from care_cli.errors import CareError
+from care_cli.geometry import Box, Rectangle, iou, stored_size, to_crop
+from care_cli.images import CROP_QUALITY, cut_crop, decode_jpeg, read_photo
+from care_cli.records import CATEGORIES, FLANKS
+from care_cli.scan import parse_path
+from care_cli.stages.cropping import BLACKED_OUT, SETTINGS
+
+BLEED = 3  # px, how far shrinking carries a pixel's colour
+ONE_BEING = 0.5  # IoU from which a person's box and an animal's are of one body
+SCAN = b"\xff\xda"  # begins the picture itself in a JPEG; what is before it is alike in all
+
+
+def set_crops(
+    catalog: Catalog,
+    crop_ids: Sequence[int],
+    *,
+    species: str | None = None,
+    category: str | None = None,
+    flank: str | None = None,
+) -> dict:
+    """Say species, category or flank of crops, each a decision, in one transaction.
+
+    What was said before is not said again. A crop set to person loses its pixels, points and embeddings and
+    is black in every other crop of its photo; one set to animal gets its pixels from the photo, where that is
+    within reach. Raises CareError for a crop that does not exist or a value that is none; then nothing is set.
+    """
+    said = _checked(species=species, category=category, flank=flank)
+    crop_ids = list(dict.fromkeys(crop_ids))
+    for crop_id in crop_ids:
+        if catalog.crop(crop_id) is None:
+            raise CareError(f"There is no crop {crop_id}; `care crops` shows their ids.")
+    standing = {(entry.crop_id, entry.action) for entry in in_force(catalog.log())}
+    decided = []
+    with people_made_safe(catalog, crop_ids if category else ()) as without_pixels:
+        for crop_id in crop_ids:
+            now = catalog.crop(crop_id)
+            for attribute, value in said.items():
+                if now[attribute] != value or (crop_id, attribute) not in standing:
+                    decided.append(catalog.decide(Decision(attribute, crop_id=crop_id, value=value)))
+    changed = len({entry.crop_id for entry in decided})
+    return {
+        "crops": crop_ids,
+        "changed": changed,
+        "unchanged": len(crop_ids) - changed,
+        "decisions": [entry.id for entry in decided],
+        "without_pixels": without_pixels,
+    }
+
+
+def _checked(**values: str | None) -> dict[str, str]:
+    """The attributes that are given; CareError when there is none or one is no such value."""
+    said = {attribute: value.strip() for attribute, value in values.items() if value is not None}
+    if not said:
+        raise CareError("Say what to set: --species, --category or --flank.")
+    for attribute, known in (("category", CATEGORIES), ("flank", FLANKS)):
+        if attribute in said and said[attribute] not in known:
+            raise CareError(f"--{attribute} is one of {', '.join(known)}, but got {said[attribute]!r}.")
+    if not said.get("species", "some"):
+        raise CareError("--species needs a name, but got nothing.")
+    return said
+
+
+@contextlib.contextmanager
+def people_made_safe(catalog: Catalog, crop_ids: Sequence[int]) -> Iterator[list[int]]:
+    """One transaction of decisions about these crops, with what they mean for pixels.
+
+    Yields a list that holds, in the end, the animals whose pixels could not be had. After the commit nothing
+    of a person's pixels is left in the catalog's file.
+    """
+    without_pixels: list[int] = []
+    deleted: list[bytes] = []
+    with catalog.transaction():
+        before = {crop_id: catalog.category(crop_id) for crop_id in crop_ids}
+        pixels = catalog.pixels(crop_ids)
+        yield without_pixels
+        changed = {crop_id: now for crop_id in crop_ids if (now := catalog.category(crop_id)) != before[crop_id]}
+        for crop_id, now in changed.items():
+            if now == "person":
+                deleted += black_out(catalog, crop_id)
+            elif before[crop_id] == "person":
+                for neighbour in _overlapping(catalog, crop_id):
+                    cut_again(catalog, neighbour["id"])
+        deleted += [pixels[crop_id] for crop_id, now in changed.items() if now != "animal" and crop_id in pixels]
+        animals = [crop_id for crop_id, now in changed.items() if now == "animal"]
+        without_pixels += [crop_id for crop_id in animals if not cut_again(catalog, crop_id)]
+    if deleted and not catalog.expunge(jpeg[max(jpeg.find(SCAN), 0) :] for jpeg in deleted):
+        catalog.notice(
+            f"Another program has {catalog.path} open. The pixels are deleted, but leave its write-ahead log only "
+            "when that program ends: close it, then run `care doctor`."
+        )
+
+
+def black_out(catalog: Catalog, crop_id: int) -> list[bytes]:
+    """Paint a person's box black in all other stored crops of its photo. Returns the JPEGs that were replaced."""
+    box = _box(catalog.crop(crop_id))
+    replaced = []
+    for neighbour in _overlapping(catalog, crop_id):
+        rect, size = _rectangle(neighbour), (neighbour["crop_width"], neighbour["crop_height"])
+        old = catalog.pixels([neighbour["id"]])[neighbour["id"]]
+        picture = decode_jpeg(old)
+        picture.paste((0, 0, 0), _part(box, rect, size))
+        stream = io.BytesIO()
+        picture.save(stream, "JPEG", quality=CROP_QUALITY)
+        catalog.replace_pixels(neighbour["id"], stream.getvalue())
+        replaced.append(old)
+    return replaced
+
+
+def _part(box: Box, rect: Rectangle, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where a box of the image frame lies in a stored crop: left, top, right, bottom in whole px, outward."""
+    (left, top), (right, bottom) = to_crop(np.array([box[:2], np.add(box[:2], box[2:])]), rect, size)
+    bleed = 0 if size == tuple(rect[2:]) else BLEED
+    return (
+        max(math.floor(left) - bleed, 0),
+        max(math.floor(top) - bleed, 0),
+        min(math.ceil(right) + bleed, size[0]),
+        min(math.ceil(bottom) + bleed, size[1]),
+    )
+
+
+def _overlapping(catalog: Catalog, crop_id: int) -> list[dict]:
+    """The other crops of the photo with pixels whose rectangle meets this crop's box."""
+    box = np.array([_box(catalog.crop(crop_id))])
+    return [one for one in catalog.neighbours(crop_id) if iou(box, np.array([_rectangle(one)], float))[0, 0] > 0]
+
+
+def cut_again(catalog: Catalog, crop_id: int) -> bool:
+    """Cut an animal's crop from its photo once more, people black; False when the photo is not within reach."""
+    crop = catalog.crop(crop_id)
+    pixels = _photo(catalog, crop["image_id"])
+    if pixels is None:
+        return False
+    box, rect = _box(crop), _rectangle(crop)
+    people = catalog.people([crop["image_id"]], BLACKED_OUT).get(crop["image_id"], [])
+    others = [person for person in people if iou(np.array([person]), np.array([box]))[0, 0] < ONE_BEING]
+    settings = SETTINGS | catalog.run_settings(crop["run_id"])
+    size = stored_size(rect, settings["crop_longest"])
+    catalog.put_pixels(crop_id, cut_crop(pixels, rect, size, others, settings["crop_quality"]), size)
+    return True
+
+
+def _photo(catalog: Catalog, image_id: int) -> np.ndarray | None:
+    """The pixels of a photo, from any place where its very bytes still are."""
+    for place in catalog.places([image_id]).get(image_id, []):
+        path = Path(os.fsdecode(parse_path(place["location"]))) / os.fsdecode(place["path_bytes"])
+        with contextlib.suppress(OSError):
+            reading = read_photo(path)
+            if reading.photo.sha256 == place["sha256"]:
+                return reading.pixels
+    return None
+
+
+def _box(row: dict) -> Box:
+    return row["x"], row["y"], row["w"], row["h"]
+
+
+def _rectangle(row: dict) -> Rectangle:
+    return row["rect_x"], row["rect_y"], row["rect_w"], row["rect_h"]
