@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from care_cli.checkpoints import prepare_torch
 from care_cli.errors import CareError
 
 
@@ -16,6 +17,7 @@ def choose(device: str) -> str:
         return device
     if device != "auto" and not re.fullmatch(r"cuda(:\d+)?", device):
         raise CareError(f"--device is auto, cpu, cuda or cuda:N, but got {device!r}.")
+    prepare_torch()
     import torch
 
     if device == "auto":
