@@ -12,6 +12,7 @@ from care_cli.images import CROP_QUALITY, cut_crop
 from care_cli.records import Crop, Detection
 
 BLACKED_OUT = 0.1  # confidence from which a person's box is black in every stored crop
+ONE_BEING = 0.5  # IoU from which a person's box and an animal's are of one body
 SMALLEST = 1.0  # px; what is left of a box outside the photo is none
 
 
@@ -41,13 +42,16 @@ def cut_crops(
     detections: Sequence[Detection],
     species: str | None = None,
     settings: CropSettings = CropSettings(),
+    people: Sequence[geometry.Box] = (),
 ) -> list[Crop]:
     """Crops of a photo's settled detections, in their order; pixels for animals only.
 
     `pixels (H, W, 3) uint8` of the upright image. `species` is what an animal is whose model does not say.
+    `people` are boxes that other runs found: black too, unless one is of the very body that this run calls
+    an animal.
     """
     size = pixels.shape[1], pixels.shape[0]
-    people = [found.box for found in detections if found.category == "person" and found.confidence >= BLACKED_OUT]
+    seen = [found.box for found in detections if found.category == "person" and found.confidence >= BLACKED_OUT]
     crops = []
     for found in detections:
         box = geometry.clip_box(found.box, size)
@@ -58,6 +62,7 @@ def cut_crops(
             crops.append(Crop(replace(found, box=box, species=None), rect))
             continue
         stored = geometry.stored_size(rect, settings.longest)
-        jpeg = cut_crop(pixels, rect, stored, people, settings.quality)
+        others = [person for person in people if geometry.iou([person], [box])[0, 0] < ONE_BEING]
+        jpeg = cut_crop(pixels, rect, stored, seen + others, settings.quality)
         crops.append(Crop(replace(found, box=box, species=found.species or species), rect, jpeg, stored))
     return crops

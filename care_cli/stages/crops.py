@@ -18,10 +18,9 @@ from care_cli.geometry import Box, Rectangle, iou, stored_size, to_crop
 from care_cli.images import CROP_QUALITY, cut_crop, decode_jpeg, read_photo
 from care_cli.records import CATEGORIES, FLANKS
 from care_cli.scan import parse_path
-from care_cli.stages.cropping import BLACKED_OUT, SETTINGS
+from care_cli.stages.cropping import BLACKED_OUT, ONE_BEING, SETTINGS
 
 BLEED = 3  # px, how far shrinking carries a pixel's colour
-ONE_BEING = 0.5  # IoU from which a person's box and an animal's are of one body
 SCAN = b"\xff\xda"  # begins the picture itself in a JPEG; what is before it is alike in all
 
 
@@ -105,11 +104,17 @@ def people_made_safe(catalog: Catalog, crop_ids: Sequence[int]) -> Iterator[list
         )
 
 
-def black_out(catalog: Catalog, crop_id: int) -> list[bytes]:
-    """Paint a person's box black in all other stored crops of its photo. Returns the JPEGs that were replaced."""
+def black_out(catalog: Catalog, crop_id: int, spare: float = np.inf) -> list[bytes]:
+    """Paint a person's box black in all other stored crops of its photo. Returns the JPEGs that were replaced.
+
+    Crops whose own box meets it with an IoU of at least `spare` are left: another run called that body an
+    animal, and a model's word alone does not undo it.
+    """
     box = _box(catalog.crop(crop_id))
     replaced = []
     for neighbour in _overlapping(catalog, crop_id):
+        if iou(np.array([box]), np.array([_box(catalog.crop(neighbour["id"]))]))[0, 0] >= spare:
+            continue
         rect, size = _rectangle(neighbour), (neighbour["crop_width"], neighbour["crop_height"])
         old = catalog.pixels([neighbour["id"]])[neighbour["id"]]
         picture = decode_jpeg(old)

@@ -17,7 +17,8 @@ from care_cli.errors import CareError
 from care_cli.images import Reading, read_photo
 from care_cli.records import Detection
 from care_cli.scan import Found, Unreadable, deployment_folder, deployment_name, display_path, scan
-from care_cli.stages.cropping import CropSettings, cut_crops
+from care_cli.stages.cropping import BLACKED_OUT, ONE_BEING, CropSettings, cut_crops
+from care_cli.stages.crops import black_out
 from care_cli.volumes import volume_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Tally:
     new: int = 0
     sources: dict[Path, int] = field(default_factory=dict)  # root -> source id
     complete: bool = True  # every folder could be looked into
+    replaced: list[bytes] = field(default_factory=list)  # earlier crops in which a person was found now
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def run(catalog: Catalog, cfg: DetectConfig) -> dict:
         catalog.fill_species(run_id, cfg.species)
     arrange(catalog, cfg)
     catalog.finish_run(run_id)
+    if tally.replaced:
+        catalog.expunge(tally.replaced)
     return summary(catalog, run_id, tally, time.monotonic() - started) | {"bytes": size}
 
 
@@ -265,7 +269,10 @@ def write(catalog: Catalog, run_id: int, jobs: list[Job], detector: Detector, cf
             image_id = catalog.add_image(photo, deployment_of(catalog, job, cfg), catalog.unseen_image(job.image_id))
             note_file(catalog, job, image_id=image_id)
             if catalog.undone_images(run_id, [image_id]):
-                catalog.add_crops(run_id, image_id, found.get(photo.sha256, []))
+                crops = found.get(photo.sha256, [])
+                for crop, crop_id in zip(crops, catalog.add_crops(run_id, image_id, crops), strict=True):
+                    if crop.detection.category == "person" and crop.detection.confidence >= BLACKED_OUT:
+                        tally.replaced += black_out(catalog, crop_id, spare=ONE_BEING)
 
 
 def detect(catalog: Catalog, detector: Detector, fresh: dict, cfg: DetectConfig) -> dict:
@@ -275,9 +282,10 @@ def detect(catalog: Catalog, detector: Detector, fresh: dict, cfg: DetectConfig)
     crops = {}
     detections = detector.detect([pixels for pixels, _ in fresh.values()]) if fresh else []
     for (sha256, (pixels, image_id)), boxes in zip(fresh.items(), detections, strict=True):
-        people = catalog.decided_people(image_id) if image_id else []
-        boxes = boxes + [Detection(box, 1.0, "person", "person") for box in people]
-        crops[sha256] = cut_crops(pixels, settle(boxes), cfg.species, cfg.crop)
+        decided = catalog.decided_people(image_id) if image_id else []
+        people = catalog.people([image_id], BLACKED_OUT).get(image_id, []) if image_id else []
+        boxes = boxes + [Detection(box, 1.0, "person", "person") for box in decided]
+        crops[sha256] = cut_crops(pixels, settle(boxes), cfg.species, cfg.crop, people)
     return crops
 
 
