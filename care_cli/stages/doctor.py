@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,11 +87,8 @@ def _repair(catalog: Catalog) -> list[str]:
 
 def _file(catalog: Catalog) -> Iterator[Finding]:
     """What SQLite says of the file; nothing else can be trusted when it complains."""
-    try:
-        faults = catalog.integrity()
-        missing = catalog.missing_schema() if not faults else []
-    except sqlite3.DatabaseError as error:
-        faults, missing = [str(error)], []
+    faults = catalog.integrity()
+    missing = catalog.missing_schema() if not faults else []
     if faults:
         yield Finding(
             PROBLEM,
