@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from demo.chain import Chain, score
+from demo.chain import Chain, report, score
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "sample_data"
@@ -32,8 +32,7 @@ def main() -> int:
     answers = chain.json("identify", SAMPLE / "queries", "--top", 3)
     figures = score(answers, SAMPLE / "truth.json")
     print("\nAgainst the truth (rendered animals, in neither training nor threshold fitting):")
-    for text, (hits, of, target) in figures.items():
-        print(f"  {text:58} {hits:3}/{of:<3} {100 * hits / of:5.1f} %   target {100 * target:.0f} %")
+    report(figures)
     print(f"\nLook at  {OUT / 'gallery.html'}\n         {OUT / 'sheet.jpg'}")
     print(f"Done in {time.monotonic() - started:.0f} s.")
     return 0 if all(hits / of >= target for hits, of, target in figures.values()) else 1

@@ -80,3 +80,9 @@ def score(answers: dict, truth: Path) -> dict[str, tuple[int, int, float]]:
         "unseen animals called new": (new, unseen, 0.8),
         "photos in which an animal was found": (first, seen + unseen, 0.9),
     }
+
+
+def report(figures: dict[str, tuple[int, int, float]]) -> None:
+    """Print what `score` found, with the targets."""
+    for text, (hits, of, target) in figures.items():
+        print(f"  {text:58} {hits:3}/{of:<3} {100 * hits / of:5.1f} %   target {100 * target:.0f} %")

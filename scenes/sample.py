@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -46,9 +47,11 @@ Made again, byte for byte on one machine and Pillow version, by `python -m scene
 """
 
 
-def _queries(rng: np.random.Generator, animals: list[Individual], first_event: int, start: datetime) -> list[Event]:
+def _queries(
+    rng: np.random.Generator, animals: list[Individual], seeds: range, first_event: int, start: datetime
+) -> list[Event]:
     """One photo of each animal at a place and hour of its own."""
-    places = [make_location(SAMPLE[i]) for i in QUERY_PLACES]
+    places = [make_location(seeds[i]) for i in QUERY_PLACES]
     events = []
     for i, who in enumerate(animals):
         when = start + timedelta(seconds=round((5.3 * i + float(rng.uniform(0, 4))) * 3600, 2))
@@ -65,24 +68,28 @@ def _write_names(path: Path, records: list[dict[str, Any]]) -> None:
                 table.writerow((record["path"], *(f"{v:g}" for v in found["box"]), found["individual"]))
 
 
-def make_sample(out: Path) -> list[dict[str, Any]]:
-    """Writes the whole of `sample_data` to `out`, in place of what was there; returns the truth."""
+def make_sample(out: Path, seeds: range = SAMPLE, known: int = KNOWN, new: int = NEW) -> list[dict[str, Any]]:
+    """Writes the whole of `sample_data` to `out`, in place of what was there; returns the truth.
+
+    Other `seeds` and counts make a set of the same form with other animals at other places.
+    """
     out = Path(out)
     for old in ("card", "queries"):
         shutil.rmtree(out / old, ignore_errors=True)
-    rng = np.random.default_rng([SAMPLE[0], 41])
-    known = make_individuals(SAMPLE, KNOWN)
-    new = make_individuals(SAMPLE[NEW_FROM:], NEW, first_name=KNOWN)
-    places = [make_location(SAMPLE[i]) for i in CARD_PLACES]
-    events = plan(rng, known, PHOTOS, places, SAMPLE[0])
-    card = write_card(out, "card", events, SETTINGS)
+    settings = replace(SETTINGS, seed=seeds[0])
+    rng = np.random.default_rng([seeds[0], 41])
+    on_card = make_individuals(seeds, known)
+    strangers = make_individuals(seeds[NEW_FROM:], new, first_name=known)
+    places = [make_location(seeds[i]) for i in CARD_PLACES]
+    events = plan(rng, on_card, PHOTOS, places, seeds[0])
+    card = write_card(out, "card", events, settings)
     queries = []
-    for word, animals, days in (("known", known, 0), ("new", new, 7)):
+    for word, animals, days in (("known", on_card, 0), ("new", strangers, 7)):
         files = Card(out / "queries", word + "_{:02d}.JPG", count(1))
         start, first = QUERIES_START + timedelta(days=days), len(events) + len(queries) + 1
-        for event in _queries(rng, animals, first, start):
-            queries += write_event(out, files, event, SETTINGS)
+        for event in _queries(rng, animals, seeds, first, start):
+            queries += write_event(out, files, event, settings)
     _write_names(out / "names.csv", card)
-    write_truth(out / "truth.json", card + queries, seed=SETTINGS.seed, difficulty=SETTINGS.difficulty)
+    write_truth(out / "truth.json", card + queries, seed=settings.seed, difficulty=settings.difficulty)
     (out / "README.md").write_text(README, encoding="utf-8", newline="\n")
     return card + queries
