@@ -52,15 +52,13 @@ def detect(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
 ) -> None:
     """Find animals, people and vehicles in photos; run it again to go on or to add new photos."""
+    from care_cli import registry
     from care_cli.stages import detect as stage
     from care_cli.stages.cropping import CropSettings
     from care_cli.stages.devices import choose
 
     cfg = stage.DetectConfig(
         paths=tuple(paths),
-        model=model,
-        device="cpu" if dry_run else choose(ctx.obj.device),
-        image_size=image_size,
         batch=batch,
         crop=CropSettings(crop_margin, crop_longest, crop_quality),
         species=species,
@@ -76,14 +74,16 @@ def detect(
         with output.open_catalog(ctx) if ctx.obj.catalog.exists() else nullcontext() as catalog:
             show_preview(ctx, stage.preview(catalog, cfg))
         return
-    stage.count(cfg.paths)  # a wrong path begins no catalog
+    stage.count(cfg.paths)  # what is wrong is said before a catalog is begun
     if gallery:
         from care_cli.pages import gallery as pages
         from care_cli.scan import display_path
 
         pages.check(gallery, [display_path(os.fsencode(path.absolute())) for path in paths if path.is_dir()])
+    wanted = registry.find(model, task="detector") if model else None
+    detector = stage.load(wanted, choose(ctx.obj.device), image_size)
     with output.open_catalog(ctx, create=True) as catalog:
-        found = stage.run(catalog, cfg)
+        found = stage.run(catalog, cfg, detector)
         if gallery:
             written = pages.write_gallery(catalog, gallery, catalog.images_met())
             output.notice(ctx)(f"Gallery: {', '.join(str(page) for page in written)}")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from care_cli import registry
 from care_cli.errors import CareError
 from care_cli.images import Reading, read_photo
-from care_cli.records import Detection
+from care_cli.records import Detection, ModelSpec
 from care_cli.scan import Found, Unreadable, deployment_folder, deployment_name, display_path, scan
 from care_cli.stages.cropping import BLACKED_OUT, ONE_BEING, CropSettings, cut_crops
 from care_cli.stages.crops import black_out
@@ -34,9 +34,6 @@ class DetectConfig:
     """What `care detect` was asked to do; None leaves a value to the model, the folder or the catalog."""
 
     paths: tuple[Path, ...]
-    model: str | None = None  # registry name or weights file
-    device: str = "cpu"
-    image_size: int | None = None  # px, the network's input
     batch: int = 8  # photos a forward pass and a transaction
     crop: CropSettings = field(default_factory=CropSettings)
     species: str | None = None  # of animals whose model knows no species
@@ -71,22 +68,30 @@ class Job:
     failure: str | None = None
 
 
-def run(catalog: Catalog, cfg: DetectConfig) -> dict:
-    """Detect everything under `cfg.paths` that this run has not dealt with; returns the summary.
+def load(model: ModelSpec | None, device: str, image_size: int | None = None) -> Detector:
+    """The detector ready for use, its `spec` with the digest that identifies it in runs; None: the default.
 
-    Raises CareError when there is no photo, no such path, or no usable detector.
+    Raises CareError when the weights are absent, damaged, or no detector.
     """
     from care_cli.detectors import load_detector
 
+    spec = model or registry.default(f"detect:{device[:4]}")
+    detector = load_detector(spec, registry.fetch(spec), device, image_size=image_size)
+    detector.spec = replace(detector.spec, sha256=registry.model_sha256(spec))
+    return detector
+
+
+def run(catalog: Catalog, cfg: DetectConfig, detector: Detector) -> dict:
+    """Detect everything under `cfg.paths` that this run has not dealt with; returns the summary.
+
+    Raises CareError when there is no photo or no such path.
+    """
     started = time.monotonic()
     files, size = count(cfg.paths)
-    spec = registry.find(cfg.model, task="detector") if cfg.model else registry.default(f"detect:{cfg.device[:4]}")
-    detector = load_detector(spec, registry.fetch(spec), cfg.device, image_size=cfg.image_size)
-    used = replace(detector.spec, sha256=registry.model_sha256(spec))
     settings = settings_of(detector, cfg.crop)
     places = [str(path) for path in cfg.paths]
     run_id = catalog.begin_run(
-        "detect", settings, used, paths=places, device=cfg.device, batch=cfg.batch, species=cfg.species
+        "detect", settings, detector.spec, paths=places, device=detector.device, batch=cfg.batch, species=cfg.species
     )
     tally = Tally()
     catalog.begin_meeting()

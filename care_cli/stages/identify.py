@@ -147,18 +147,12 @@ class Identifier:
     def detector(self) -> tuple[Detector, dict]:
         """The active detect run's model, else the one that was asked for, and its settings in a run."""
         if self._detector is None:
-            from care_cli.detectors import load_detector
-
             size = None
-            if self.cfg.detector:
-                spec = self.cfg.detector
-            elif self.active:
+            spec = self.cfg.detector
+            if spec is None and self.active:
                 spec = registry.recall(json.loads(self.catalog.latest_run("detect")["spec"]))
                 size = self.active["image_size"]
-            else:
-                spec = registry.default(f"detect:{self.cfg.device[:4]}")
-            detector = load_detector(spec, registry.fetch(spec), self.cfg.device, image_size=size)
-            detector.spec = replace(detector.spec, sha256=registry.model_sha256(spec))
+            detector = detect.load(spec, self.cfg.device, size)
             self._detector = detector, detect.settings_of(detector, self.crop)
         return self._detector
 
