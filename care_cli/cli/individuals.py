@@ -74,9 +74,8 @@ def name(
             _answer(ctx, done, _named(done))
             return
         done = stage.name_from(catalog, file)
-    _answer(
-        ctx, done, f"{_crops(done['named'])} named ({done['new']} new individuals), {done['already']} were already."
-    )
+    new = f"; new individuals: {done['new']}" if done["new"] else ""
+    _answer(ctx, done, f"{_crops(done['named'])} named, {done['already']} were so already{new}.")
     if done["unmatched"]:
         message(f"{len(done['unmatched'])} rows were left out:")
         for row in done["unmatched"]:
