@@ -293,7 +293,7 @@ def test_expunge_finds_copies_in_the_unused_parts_of_pages(catalog):
     run, generator = catalogs.detect_run(catalog), random.Random(5)
     image = catalogs.add_photo(catalog, "a.png")
     found = Detection(ANIMAL, 0.9, "cat", "animal")
-    blobs = [generator.randbytes(3000) for _ in range(9)]
+    blobs = [generator.randbytes(3000) for _ in range(30)]  # on several pages
     ids = catalog.add_crops(run, image, [Crop(found, (0, 0, 9, 9), blob, (9, 9)) for blob in blobs])
     catalog.db.conn.execute("PRAGMA secure_delete = OFF")
     catalog.db.conn.execute("DELETE FROM crop_pixels WHERE crop_id = ?", (ids[-1],))

@@ -102,6 +102,7 @@ DAMAGE = {
     "old keypoints": ("UPDATE embeddings SET keypoints_hash = 'x' WHERE crop_id = 1", "advice", "embeddings"),
     "a clock": ("UPDATE images SET captured_at = '1992-01-01 00:00:00' WHERE id = 1", "advice", "clock"),
     "weights": ("UPDATE models SET spec = json_set(spec, '$.file', '/absent.pt')", "advice", "models"),
+    "an orphan": ("INSERT INTO images (state) VALUES ('unseen')", "advice", "orphans"),
     "an unread file": ("UPDATE image_files SET failure = 'I/O error' WHERE id = 1", "advice", "photos"),
 }
 

@@ -286,6 +286,7 @@ def test_crops_are_listed_and_set(care):
         (("set", 1, "--category", "ghost"), "one of animal, person, vehicle"),
         (("set", 1, "--flank", "top"), "one of left, right"),
         (("--category", "ghost"), "one of animal, person, vehicle"),
+        (("--animals", "--category", "person"), "mean animals"),
         (("--since", "May"), "YYYY-MM-DD"),
         (("--individual", "Nobody"), "no individual"),
         (("--run", "7"), "no detect run 7"),

@@ -64,6 +64,14 @@ class Health:
         )
         return [row["id"] for row in rows]
 
+    def lost_images(self) -> list[int]:
+        """Images that no file was ever seen of and no crop is of."""
+        rows = self.rows(
+            "SELECT id FROM images WHERE NOT EXISTS (SELECT 1 FROM image_files WHERE image_id = images.id) "
+            "AND NOT EXISTS (SELECT 1 FROM crops WHERE image_id = images.id)"
+        )
+        return [row["id"] for row in rows]
+
     def people_with_pixels(self) -> list[int]:
         """Crops of people and vehicles with pixels, points, embeddings or a name, which triggers forbid."""
         tables = ("crop_pixels", "templates", "keypoints", "embeddings", "crop_identity")

@@ -17,7 +17,7 @@ from care_cli.errors import CareError
 APPLICATION_ID = 0x43415245  # 'CARE', in the file's header
 BUSY_S = 60  # how long to wait for another process's transaction
 DISK_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY)
-TABLE_LEAF = 13  # a page of table rows in SQLite's file format
+LEAF = 13  # a page of rows in SQLite's file format; the others of a table's tree point at pages
 TRACE = 24  # bytes that are no coincidence
 
 
@@ -188,7 +188,7 @@ class Store:
         return False
 
     def expunge(self, deleted: Iterable[bytes]) -> bool:
-        """See that nothing of `deleted` content is left in the file's bytes, after its rows are gone.
+        """See that nothing of `deleted` pixels is left in the file's bytes, after their rows are gone.
 
         SQLite overwrites deleted rows with zeros, but leaves copies in the unused parts of pages from which
         it moved rows earlier. Where there is such a copy, the file is written anew. False when another
@@ -197,20 +197,28 @@ class Store:
         if not self.checkpoint():
             return False
         windows = {content[i : i + TRACE] for content in deleted for i in range(len(content) - TRACE + 1)}
-        if windows and any(not windows.isdisjoint(_pieces(gap)) for gap in self._gaps()):
+        if windows and any(not windows.isdisjoint(_pieces(gap)) for gap in self._gaps("crop_pixels")):
             self.db.conn.execute("VACUUM")
             return self.checkpoint()
         return True
 
-    def _gaps(self) -> Iterator[bytes]:
-        """What lies between the cell pointers and the cells of each page of table rows (file format, 1.6)."""
+    def _gaps(self, table: str) -> Iterator[bytes]:
+        """The unused part of each page with rows of a table: between the cell pointers and the cells.
+
+        Read from the file itself, as SQLite's file format (section 1.6) lays out the pages of a table's tree.
+        """
         size = self.value("PRAGMA page_size")
+        pending = [self.value("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,))]
         with self.path.open("rb") as file:
-            while page := file.read(size):
-                head = 0 if file.tell() > size else 100  # the first page begins with the file's header
-                if page[head] == TABLE_LEAF:
-                    cells = int.from_bytes(page[head + 3 : head + 5], "big")
-                    yield page[head + 8 + 2 * cells : int.from_bytes(page[head + 5 : head + 7], "big") or 65536]
+            while pending:
+                file.seek((pending.pop() - 1) * size)
+                page = file.read(size)
+                cells, start = (int.from_bytes(page[at : at + 2], "big") for at in (3, 5))
+                if page[0] == LEAF:
+                    yield page[8 + 2 * cells : start or 65536]
+                    continue
+                cells_at = [int.from_bytes(page[12 + 2 * i : 14 + 2 * i], "big") for i in range(cells)]
+                pending += [int.from_bytes(page[at : at + 4], "big") for at in (8, *cells_at)]
 
     def close(self) -> None:
         """Fold the write-ahead log into the one file, and close it."""

@@ -38,6 +38,8 @@ def crops(
         return
     from care_cli.records import CATEGORIES, FLANKS, Selection
 
+    if (animals or unnamed) and category not in (None, "animal"):
+        raise CareError(f"--animals and --unnamed mean animals, but --category says {category}.")
     category = "animal" if animals or unnamed else category
     for option, value, known in (("--category", category, CATEGORIES), ("--flank", flank, FLANKS)):
         if value not in (None, *known):

@@ -114,6 +114,13 @@ def _rows(catalog: Catalog) -> Iterator[Finding]:
             f"{len(broken)} rows point at rows that are not there: {_some(broken)}.",
             "Another program deleted rows. Go on with the newest backup.",
         )
+    if lost := catalog.lost_images():
+        yield Finding(
+            ADVICE,
+            "orphans",
+            f"{len(lost)} images have neither a file nor a crop: images {_some(lost)}.",
+            "Another program deleted rows; nothing of yours hangs on them.",
+        )
     if exposed := catalog.people_with_pixels():
         yield Finding(
             PROBLEM,
