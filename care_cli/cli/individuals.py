@@ -33,7 +33,10 @@ def show(
     name: Name,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE.jpg", help="Write its photos on one sheet.")] = None,
 ) -> None:
-    """One individual's history: sightings, dates, sites, decisions."""
+    """Sightings, dates, sites and decisions.
+
+    The whole history of one individual, with --sheet its photos too.
+    """
     from care_cli.stages import individuals as stage
 
     with open_catalog(ctx) as catalog:
@@ -62,7 +65,10 @@ def name(
         typer.Option("--from", metavar="FILE.csv", help="Columns crop,individual or path,x,y,w,h,individual."),
     ] = None,
 ) -> None:
-    """Say which animal the crops show: --as NAME, or many at once --from FILE.csv."""
+    """Say which animal the crops show.
+
+    --as NAME for a few of them, --from FILE.csv for many.
+    """
     from care_cli.errors import CareError
     from care_cli.stages import individuals as stage
 
@@ -109,7 +115,10 @@ def rename(
 def merge(
     ctx: typer.Context, name: Name, into: Annotated[str, typer.Option(metavar="NAME", help="Whose name stays.")]
 ) -> None:
-    """Two names, one animal: all crops of NAME become those of --into."""
+    """Two names, one animal.
+
+    All crops of NAME become those of --into.
+    """
     from care_cli.stages import individuals as stage
 
     with open_catalog(ctx) as catalog:
@@ -125,7 +134,10 @@ def split(
     crops: Annotated[str, typer.Option(metavar="3,5,...", help="The crops that show another animal.")],
     individual: Annotated[str, typer.Option("--as", metavar="NAME", help="The other animal's new name.")],
 ) -> None:
-    """One name, two animals: some crops of NAME become a new individual."""
+    """One name, two animals.
+
+    Some crops of NAME become a new individual.
+    """
     from care_cli.stages import individuals as stage
 
     with open_catalog(ctx) as catalog:
@@ -135,7 +147,10 @@ def split(
 
 @app.command()
 def different(ctx: typer.Context, a: Name, b: Name) -> None:
-    """These two are not the same animal: a merge of them will be called a contradiction."""
+    """These two are not the same animal.
+
+    A merge that makes them one will be called a contradiction.
+    """
     from care_cli.stages import individuals as stage
 
     with open_catalog(ctx) as catalog:
@@ -148,7 +163,10 @@ def different(ctx: typer.Context, a: Name, b: Name) -> None:
 def undo(
     ctx: typer.Context, decision: Annotated[int, typer.Argument(help="Its number in `care individuals log`.")]
 ) -> None:
-    """Take one decision back; later ones stay as far as they still apply."""
+    """Take one decision back.
+
+    Later ones stay as far as they still apply; those that do not are shown as conflicts.
+    """
     from care_cli.stages import individuals as stage
 
     with open_catalog(ctx) as catalog:
@@ -162,7 +180,10 @@ def undo(
 
 @app.command()
 def log(ctx: typer.Context, name: Annotated[str | None, typer.Argument()] = None, csv: Csv = False) -> None:
-    """Every decision, or those about one individual; undone ones are marked."""
+    """Every decision, or those about one animal.
+
+    Undone ones are marked.
+    """
     from care_cli.stages import individuals as stage
 
     with open_catalog(ctx) as catalog:
@@ -172,7 +193,10 @@ def log(ctx: typer.Context, name: Annotated[str | None, typer.Argument()] = None
 
 @app.command()
 def conflicts(ctx: typer.Context) -> None:
-    """Decisions that no longer apply, and merges that contradict what was said to differ."""
+    """What no longer applies, what contradicts.
+
+    Decisions that lost their ground by an undo, and merges of what was said to differ.
+    """
     from care_cli.stages import individuals as stage
 
     with open_catalog(ctx) as catalog:
