@@ -68,7 +68,8 @@ def identify(
             if len(photos) != 1 or photos[0].failure:
                 raise CareError(f"--confirm and --new take one readable photo, but got {len(photos)}.")
             done = stage.confirm(identifier, photos[0], confirm or new, crop, new=bool(new))
-            output.message(f"Crop {done['crop']} is {done['individual']} (decision {done['decision']}).")
+            said = f"decision {done['decisions'][0]}" if done["decisions"] else "as it was already"
+            output.message(f"Crop {done['crop']} is {done['individual']} ({said}).")
     if any(photo.failure for photo in photos):
         raise typer.Exit(1)
 

@@ -13,14 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from care_cli import checkpoints, registry
-from care_cli.decisions import Decision
 from care_cli.errors import CareError
 from care_cli.images import Reading, read_photo
 from care_cli.matching import SCORES, Candidate, Thresholds, decide, rank
 from care_cli.records import Crop, Detection, ModelSpec, Selection
 from care_cli.scan import Found, display_path, scan
 from care_cli.search import similarities
-from care_cli.stages import detect, index
+from care_cli.stages import detect, index, individuals
 from care_cli.stages.cropping import CropSettings, cut_crops
 
 if TYPE_CHECKING:
@@ -247,30 +246,25 @@ def confirm(identifier: Identifier, photo: QueryPhoto, name: str, number: int | 
     if chosen not in animals:
         raise CareError(f"--crop {number} is no animal of this photo; its animals are {[i + 1 for i in animals]}.")
     query, catalog = photo.queries[chosen], identifier.catalog
-    standing = catalog.active(name)
+    name = individuals.checked_name(name)
+    standing = individuals.known_as(catalog, name)
     if new and standing:
         raise CareError(f"There is an individual called {name!r} already; use --confirm, or another name.")
-    if not new:
-        standing = catalog.find_individual(name)
-    best = next((one for one in query.candidates if one.individual == name), None)
+    if not new and standing is None:
+        catalog.find_individual(name)  # says that there is none
+    best = next((one for one in query.candidates if catalog.active(one.individual) == standing), None)
+    evidence = {
+        "run": identifier.index_run["id"],
+        "crop": int(identifier.gallery.crops[best.index]) if best else None,
+        "verdict": query.verdict,
+    }
     with catalog.transaction():
         crop_id = query.crop_id or add_photo(identifier, photo)[chosen]
         if query.vector is not None:
             catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None])
-        entry = Decision(
-            "create" if new else "name",
-            crop_id=crop_id,
-            individual_id=standing,
-            value=name if new else None,
-            score=best.similarity if best else None,
-            evidence={
-                "run": identifier.index_run["id"],
-                "crop": int(identifier.gallery.crops[best.index]) if best else None,
-                "verdict": query.verdict,
-            },
-        )
-        entry = catalog.decide(entry)
-    return {"crop": crop_id, "individual": name, "decision": entry.id}
+        score = best.similarity if best else None
+        done = individuals.name(catalog, [crop_id], name, score=score, evidence=evidence)
+    return {"crop": crop_id, "individual": done["individual"], "decisions": done["decisions"]}
 
 
 def add_photo(identifier: Identifier, photo: QueryPhoto) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,15 +77,14 @@ def train_detector(
 
 
 def _place_fonts() -> None:
-    """Ultralytics' data check wants two fonts, by name, and would fetch them; another font stands in."""
-    import matplotlib
+    """Ultralytics' data check wants two fonts, by name, and would fetch them; Pillow's own stands in."""
     import ultralytics.utils
+    from PIL import ImageFont
 
-    font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     for name in ("Arial.ttf", "Arial.Unicode.ttf"):
         target = Path(ultralytics.utils.USER_CONFIG_DIR) / name
         if not target.exists():
-            shutil.copyfile(font, target)
+            target.write_bytes(ImageFont.load_default(16).path.getvalue())
 
 
 def _overrides(cfg: DetectorConfig, data: Path, run: Path) -> dict[str, object]:
