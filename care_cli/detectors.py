@@ -20,15 +20,14 @@ import numpy as np
 from care_cli import checkpoints, geometry, registry
 from care_cli.errors import CareError
 from care_cli.records import CATEGORIES, Detection, ModelSpec
+from care_cli.thresholds import ONE_BEING, SHOWN, STORED
 
 if TYPE_CHECKING:
     import torch
 
-CONFIDENCE = 0.05  # boxes are stored from here
 SUPPRESSION = 0.7  # IoU of Ultralytics' own non-maximum suppression, within a class
 MOST = 300  # boxes a photo
 SAME_CATEGORY = 0.7  # IoU above which boxes of one category are one
-SAME_PERSON = 0.5  # IoU from which an animal and a person are one person
 IMAGE_SIZE = 640  # px, where neither the model nor the user says
 
 
@@ -56,7 +55,7 @@ class Detector:
         self.spec = spec
         self.settings = {
             "image_size": self.image_size,
-            "confidence": CONFIDENCE,
+            "confidence": STORED,
             "suppression": SUPPRESSION,
             "most": MOST,
             "classes": spec.classes,
@@ -105,7 +104,7 @@ class Detector:
                 output = output[0]
             kept = non_max_suppression(
                 output,
-                CONFIDENCE,
+                STORED,
                 SUPPRESSION,
                 max_det=MOST,
                 nc=len(self.names),
@@ -146,7 +145,7 @@ def settle(detections: Sequence[Detection]) -> list[Detection]:
         kept += [same[i] for i in best]
     animals = [d for d in kept if d.category == "animal"]
     people = [d for d in kept if d.category == "person"]
-    overlaps = geometry.iou([d.box for d in animals], [d.box for d in people]) >= SAME_PERSON
+    overlaps = geometry.iou([d.box for d in animals], [d.box for d in people]) >= ONE_BEING
     sure = [
         replace(person, confidence=max([person.confidence, *(animals[i].confidence for i in same)]))
         for person, same in zip(people, (np.flatnonzero(column) for column in overlaps.T), strict=True)
@@ -181,7 +180,7 @@ def load_detector(spec: ModelSpec, weights: Path, device: str = "cpu", *, image_
         raise CareError(f"{weights.name} knows none of the classes that {spec.name} is described with")
     if spec.shown is None:
         known = next((s.shown for s in registry.entries().values() if s.classes == classes and s.shown), None)
-        spec = replace(spec, shown=known or registry.SHOWN)
+        spec = replace(spec, shown=known or SHOWN)
     spec = replace(spec, classes=classes)
     return Detector(spec, _ready(model, device), device, image_size or spec.input_size or IMAGE_SIZE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from care_cli.errors import CareError
@@ -31,11 +32,32 @@ def numbered(path: Path, number: int) -> Path:
 
 def refuse_scanned(path: Path, scanned: Iterable[str]) -> None:
     """CareError when `path` lies in one of the `scanned` folders (as `Catalog.scanned_folders` gives them)."""
-    target = path.absolute().resolve()
     for location in scanned:
-        folder = Path(os.fsdecode(parse_path(location))).resolve()
-        if target.is_relative_to(folder):
+        if lies_in(path, Path(os.fsdecode(parse_path(location)))):
             raise CareError(
                 f"{path} lies in {location}, which was scanned for photos; nothing is written there. "
                 "Name a place outside it."
             )
+
+
+def refuse_catalog_among_photos(catalog: Path, given: Iterable[Path]) -> None:
+    """CareError when a scan of the `given` paths would have the catalog in one of the folders it searches.
+
+    To be called before the catalog is begun.
+    """
+    for folder in given:
+        if folder.is_dir() and lies_in(catalog, folder):
+            raise CareError(
+                f"The catalog {catalog} would lie in {folder}, which is to be scanned for photos; nothing is written "
+                "there. Name a file outside it with --catalog, or give the command in another folder."
+            )
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Is `path`, which need not exist, the folder or below it, by whatever name or link they are given?"""
+    place = path.resolve()
+    if place.is_relative_to(folder.resolve()):
+        return True
+    with suppress(OSError):  # a folder that is not within reach has its name alone
+        return any(above.exists() and above.samefile(folder) for above in (place, *place.parents))
+    return False

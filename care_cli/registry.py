@@ -28,7 +28,6 @@ __all__ = ["cache_folder", "digest", "file_sha256"]  # of weights, for those who
 
 TASKS = ("detector", "embedder", "diffusion")
 FAMILIES = ("ultralytics", "timm", "open_clip", "miewid", "care", "diffusers")
-SHOWN = 0.2  # confidence from which detections are shown where nothing is known about a model
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 PEOPLE = {"person", "people", "human", "man", "woman", "child"}
 VEHICLES = {"vehicle", "car", "truck", "bus", "motorcycle", "motorbike", "bicycle", "bike", "atv", "quad"}

@@ -29,7 +29,7 @@ def volume_of(path: Path) -> Volume:
     Linux and Windows; else what the system says instead, at worst the device number of this mount.
     """
     mount = path.resolve()
-    while not mount.is_mount() and mount != mount.parent:
+    while not os.path.ismount(mount) and mount != mount.parent:  # Path.is_mount fails on Windows before 3.12
         mount = mount.parent
     device = path.stat().st_dev
     if sys.platform == "win32":

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from care_cli import checkpoints, detectors, registry
+from care_cli import checkpoints, detectors, registry, thresholds
 from care_cli.errors import CareError
 from care_cli.geometry import iou
 from care_cli.records import Detection, ModelSpec
@@ -65,7 +65,7 @@ def test_boxes_equal_ultralytics_predict(shared, photos, name):
             ]
             assert same, f"{name}: {label} {score:.2f} has no counterpart"
             compared += 1
-        assert all(d.confidence > detectors.CONFIDENCE for d in ours)
+        assert all(d.confidence > thresholds.STORED for d in ours)
     assert compared >= 5
 
 

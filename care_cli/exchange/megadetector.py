@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from care_cli.errors import CareError
 from care_cli.outputs import refuse_scanned, write_whole
 from care_cli.records import CATEGORIES, Selection
+from care_cli.thresholds import STORED
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
 
 FORMAT_VERSION = "1.6"
 OLDEST_VERSION = 1.3  # which fields stand since
-STORED = 0.05  # confidence from which detections are kept
 CATEGORY_IDS = {name: str(number) for number, name in enumerate(CATEGORIES, start=1)}  # "0" means empty
 VIDEOS = (".mp4", ".avi", ".mov", ".mpg", ".mpeg", ".mkv", ".m4v", ".wmv", ".asf", ".flv")
 ROUNDING = 0.0011  # a box of rounded numbers may reach this much beyond the photo

@@ -23,6 +23,7 @@ from care_cli.outputs import numbered, refuse_scanned, write_whole
 from care_cli.pages import gallery_html as html
 from care_cli.records import Selection
 from care_cli.scan import parse_path
+from care_cli.thresholds import PERSON
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -34,7 +35,6 @@ LISTED = 500  # unreadable files named at most
 THUMBNAIL = 480  # px, longest side
 QUALITY = 75  # JPEG
 AT_ONCE = 64  # pictures in work
-PERSON = 0.1  # confidence from which a person is blurred
 GROWN = 0.10  # of a person's box, blurred beyond each side
 BLOCKS = 5  # across the longest side of a person's box, before blurring
 EMPTY_COLOUR = (128, 136, 132)

@@ -21,6 +21,7 @@ from care_cli.scan import Found, display_path, scan
 from care_cli.search import similarities
 from care_cli.stages import detect, index, individuals
 from care_cli.stages.cropping import CropSettings, cut_crops
+from care_cli.thresholds import SHOWN
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -176,7 +177,7 @@ class Identifier:
 
             detector, _ = self.detector
             photo.detected = cut_crops(pixels, settle(detector.detect([pixels])[0]), None, self.crop)
-            shown = detector.spec.shown if detector.spec.shown is not None else registry.SHOWN
+            shown = detector.spec.shown if detector.spec.shown is not None else SHOWN
         photo.queries = [
             Query(crop.detection.box, crop.detection.category, crop.detection.species, jpeg=crop.jpeg)
             for crop in photo.detected
