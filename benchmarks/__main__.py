@@ -77,7 +77,8 @@ def rescan(work: Path) -> None:
     """A card that was seen before, nothing new; the files are links to a few photos, and nothing is decoded."""
     from care_cli.catalog import Catalog
     from care_cli.scan import Found, display_path, scan
-    from care_cli.stages.detect import Tally, look_up, pages, source_of
+    from care_cli.stages.detect import Tally, look_up, pages
+    from care_cli.stages.places import add_place
 
     card = work / "card"
     for i in range(RESCAN_FILES):
@@ -90,16 +91,15 @@ def rescan(work: Path) -> None:
         with catalog.transaction():
             image = catalog.value("INSERT INTO images (sha256, state) VALUES (?, 'ok') RETURNING id", ("0" * 64,))
             catalog.add_crops(run_id, image, [])
+            source = add_place(catalog, card).source_id
             for found in scan([card]):
                 assert isinstance(found, Found)
-                source = source_of(catalog, found.root, tally)
                 path = display_path(found.relative)
                 catalog.add_file(source, found.relative, path, found.bytes, found.mtime_ns, image_id=image)
         started = time.perf_counter()
         catalog.begin_meeting()
         left = sum(len(look_up(catalog, run_id, page, tally, Silent())) for page in pages(scan([card]), tally))
-        for source in tally.sources.values():
-            catalog.finish_meeting(source, whole=True)
+        catalog.finish_meeting(source, whole=True)
         seconds = time.perf_counter() - started
     assert left == 0
     print(f"rescan: {RESCAN_FILES / seconds:,.0f} files a second (target {RESCAN_TARGET:,})")

@@ -9,6 +9,9 @@ from dataclasses import asdict
 from care_cli.catalog.store import now
 from care_cli.records import Photo
 
+# an image that the scan met
+MET = "images.id IN (SELECT image_id FROM image_files WHERE id IN met AND failure IS NULL)"
+
 
 class PhotosTable:
     """`sources`, `deployments`, `images`, `image_files`."""
@@ -31,7 +34,7 @@ class PhotosTable:
         """The rows of `image_files` of these paths, by path."""
         marks = ", ".join("?" * len(paths))
         rows = self.rows(
-            "SELECT id, path_bytes, image_id, bytes, mtime_ns, gone_at FROM image_files "
+            "SELECT id, path_bytes, image_id, bytes, mtime_ns, failure FROM image_files "
             f"WHERE source_id = ? AND path_bytes IN ({marks})",
             (source_id, *paths),
         )
@@ -128,21 +131,19 @@ class PhotosTable:
         return self.rows(
             "SELECT count(*) AS images, coalesce(sum(state = 'unreadable'), 0) AS unreadable, "
             "coalesce(sum(state = 'partial'), 0) AS partial FROM images "
-            "WHERE id IN (SELECT image_id FROM image_files WHERE id IN met AND failure IS NULL)"
+            f"WHERE {MET}"
         )[0]
 
     def images_met(self) -> list[int]:
         """Ids of the distinct images that the scan met."""
-        rows = self.rows("SELECT DISTINCT image_id AS id FROM image_files WHERE id IN met AND failure IS NULL")
-        return [row["id"] for row in rows]
+        return [row["id"] for row in self.rows(f"SELECT id FROM images WHERE {MET}")]
 
-    def deployments_met(self) -> list[int]:
-        """Ids of the deployments of the images that the scan met."""
-        rows = self.rows(
-            "SELECT DISTINCT deployment_id AS id FROM images WHERE deployment_id IS NOT NULL "
-            "AND id IN (SELECT image_id FROM image_files WHERE id IN met)"
+    def deployments_met(self) -> list[dict]:
+        """Deployments of the images that the scan met: id, name, volume, folder_bytes; `whole` when it met them all."""
+        return self.rows(
+            f"SELECT deployments.id, name, volume, folder_bytes, min({MET}) AS whole FROM deployments "
+            f"JOIN images ON deployment_id = deployments.id GROUP BY deployments.id HAVING max({MET})"
         )
-        return [row["id"] for row in rows]
 
     # -- deployments, bursts, events
 
@@ -156,29 +157,51 @@ class PhotosTable:
             )
         )
 
-    def add_deployment(self, name: str, source_id: int | None = None, folder: bytes | None = None) -> int:
-        """A deployment: by name when no folder is given, else by the folder it was first seen in.
+    def add_deployment(
+        self, name: str, volume: str | None = None, folder: bytes | None = None, said: bool = False
+    ) -> int:
+        """The deployment of a folder on a volume, or, where `said` or without a folder, that of this very name.
 
-        A folder's deployment whose name is taken gets a number behind it.
+        A folder's new deployment whose name is taken gets a number behind it.
         """
         with self.transaction():
-            if folder is None:
-                found = self.value("SELECT id FROM deployments WHERE name = ?", (name,))
-            else:
-                found = self.value(
-                    "SELECT id FROM deployments WHERE source_id = ? AND folder_bytes = ?", (source_id, folder)
-                )
-            if found:
+            of_name = self.value("SELECT id FROM deployments WHERE name = ?", (name,))
+            of_folder = self.value("SELECT id FROM deployments WHERE volume = ? AND folder_bytes = ?", (volume, folder))
+            if found := of_name if said or folder is None else of_folder:
                 return found
-            taken = {row["name"] for row in self.rows("SELECT name FROM deployments")}
             number, unique = 1, name
-            while unique in taken:
+            while self.value("SELECT id FROM deployments WHERE name = ?", (unique,)):
                 number += 1
                 unique = f"{name} ({number})"
+            if of_folder:
+                volume = folder = None
             return self.value(
-                "INSERT INTO deployments (name, source_id, folder_bytes) VALUES (?, ?, ?) RETURNING id",
-                (unique, source_id if folder is not None else None, folder),
+                "INSERT INTO deployments (name, volume, folder_bytes) VALUES (?, ?, ?) RETURNING id",
+                (unique, volume, folder),
             )
+
+    def move_images_met(self, from_ids: list[int], to_name: str) -> int:
+        """Put the images that the scan met out of deployments into the one called `to_name`; its id.
+
+        Deployments left without images go; a single one that is left so and a new name are a renaming.
+        """
+        with self.transaction():
+            standing = self.value("SELECT id FROM deployments WHERE name = ?", (to_name,))
+            others = [one for one in from_ids if one != standing]
+            if standing is None and len(others) == 1:
+                self.db.conn.execute("UPDATE deployments SET name = ? WHERE id = ?", (to_name, others[0]))
+                return others[0]
+            target = standing or self.add_deployment(to_name)
+            for one in others:
+                self.db.conn.execute(
+                    f"UPDATE images SET deployment_id = ? WHERE deployment_id = ? AND {MET}", (target, one)
+                )
+                self.db.conn.execute(
+                    "DELETE FROM deployments WHERE id = ?1 AND NOT EXISTS "
+                    "(SELECT 1 FROM images WHERE deployment_id = ?1)",
+                    (one,),
+                )
+            return target
 
     def set_deployment(self, deployment_id: int, **columns) -> None:
         """Set `site`, `latitude`, `longitude`, `clock_shift_s`, `burst_gap_s`, `event_gap_s`; None leaves as is."""
@@ -200,7 +223,7 @@ class PhotosTable:
             gaps = self.rows("SELECT burst_gap_s, event_gap_s FROM deployments WHERE id = ?", (deployment_id,))[0]
             images = self.rows(
                 "SELECT id, taken_at, burst_id, event_id FROM timed_images WHERE deployment_id = ? "
-                "AND taken_at IS NOT NULL ORDER BY taken_at, id",
+                "AND taken_at >= '0001' ORDER BY taken_at, id",
                 (deployment_id,),
             )
             before, burst, event, changes = None, None, None, []
@@ -214,12 +237,18 @@ class PhotosTable:
                     changes.append((burst, event, image["id"]))
             self.db.conn.executemany("UPDATE images SET burst_id = ?, event_id = ? WHERE id = ?", changes)
 
-    def deployments_of(self, image_ids: Iterable[int]) -> set[int]:
-        """The deployments that these images belong to."""
-        found: set[int] = set()
-        for image_id in image_ids:
-            found.add(self.value("SELECT deployment_id FROM images WHERE id = ?", (image_id,)))
-        return found - {None}
+    def has_deployment(self, image_id: int | None) -> bool:
+        """Does the image belong to a deployment already?"""
+        return self.value("SELECT deployment_id FROM images WHERE id = ?", (image_id,)) is not None
+
+    def only_in_other_runs(self, run_id: int) -> dict[int, int]:
+        """Detect runs that dealt with images which this one has not: run id to how many."""
+        rows = self.rows(
+            "SELECT run_id, count(*) AS images FROM run_images JOIN runs ON runs.id = run_id WHERE command = 'detect' "
+            "AND image_id NOT IN (SELECT image_id FROM run_images WHERE run_id = ?) GROUP BY run_id",
+            (run_id,),
+        )
+        return {row["run_id"]: row["images"] for row in rows}
 
     def image_path(self, image_id: int) -> tuple[str, bytes] | None:
         """Where an image's bytes were last seen: the source's location and the path below it, or None."""

@@ -77,6 +77,14 @@ class RunsTable:
         )
         return self.run(run_id, command) if run_id else None
 
+    def latest_run_of(self, sha256: str) -> int | None:
+        """The detect run of these weights that was begun last, or None."""
+        return self.value(
+            "SELECT runs.id FROM runs JOIN models ON models.id = model_id WHERE command = 'detect' AND sha256 = ? "
+            "ORDER BY runs.id DESC LIMIT 1",
+            (sha256,),
+        )
+
     def active_run(self, run_id: int | None = None) -> int:
         """The detect run that commands read: `run_id`, else the latest finished one; 0 when there is none."""
         if run_id is not None:

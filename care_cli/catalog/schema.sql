@@ -22,9 +22,9 @@ CREATE TABLE deployments (          -- a camera's stay at a site
   clock_shift_s INTEGER NOT NULL DEFAULT 0,  -- added to the camera's clock on reading, seconds
   burst_gap_s   INTEGER NOT NULL DEFAULT 60,    -- a longer pause begins a new burst, seconds
   event_gap_s   INTEGER NOT NULL DEFAULT 1800,  -- a longer pause begins a new event, seconds
-  source_id     INTEGER REFERENCES sources(id),  -- where its folder was first seen, with folder_bytes
-  folder_bytes  BLOB,               -- the camera's folder below that root (DCIM belongs to its parent)
-  UNIQUE (source_id, folder_bytes)
+  volume        TEXT,               -- file system on which its folder was first seen
+  folder_bytes  BLOB,               -- that folder, relative to where the volume is mounted (DCIM belongs to its parent)
+  UNIQUE (volume, folder_bytes)
 ) STRICT;
 
 CREATE TABLE images (               -- a photo: its bytes, whatever they are called
@@ -125,7 +125,12 @@ CREATE INDEX crops_by_image ON crops(image_id, run_id);
 
 CREATE TABLE crop_pixels (          -- an animal's pixels; every later stage sees these, card or no card
   crop_id INTEGER PRIMARY KEY REFERENCES crops(id),
-  jpeg    BLOB NOT NULL
+  jpeg    BLOB NOT NULL             -- an imported photo may have kept its own bytes, JPEG or PNG
+) STRICT;
+
+CREATE TABLE leftovers (            -- at most one row: pixels were deleted since the file was last written anew
+  id      INTEGER PRIMARY KEY CHECK (id = 1),
+  since   TEXT NOT NULL             -- UTC
 ) STRICT;
 
 CREATE TABLE templates (            -- an annotated reference crop and its named points
@@ -261,6 +266,13 @@ BEGIN
   DELETE FROM templates WHERE crop_id = NEW.id;
   DELETE FROM crop_identity WHERE crop_id = NEW.id;
 END;
+
+/* SQLite leaves copies of rows that it moved in the unused parts of pages, so that deleted pixels are gone only
+   when the file is written anew. These rows say that this is still to be done, whatever happens meanwhile. */
+CREATE TRIGGER deleted_pixels_leave_copies AFTER DELETE ON crop_pixels
+BEGIN INSERT OR IGNORE INTO leftovers VALUES (1, strftime('%Y-%m-%dT%H:%M:%fZ')); END;
+CREATE TRIGGER replaced_pixels_leave_copies AFTER UPDATE OF jpeg ON crop_pixels
+BEGIN INSERT OR IGNORE INTO leftovers VALUES (1, strftime('%Y-%m-%dT%H:%M:%fZ')); END;
 
 /* The log is append-only: an error is undone by a new entry, never by changing an old one. */
 CREATE TRIGGER decisions_are_not_changed BEFORE UPDATE ON decisions

@@ -13,11 +13,30 @@ import typer
 from care_cli.cli import output
 from care_cli.errors import CareError
 
+CENTURY = 3_155_760_000  # seconds
+
 
 def seconds(text: str | None) -> int | None:
-    """A span as people write it: 90, 90s, 30m, 2h, -1d, +1:30:00, -0:05. CareError for anything else."""
+    """A span as people write it: 90, 90s, 30m, 2h, -1d, +1:30:00, -0:05. CareError for anything else.
+
+    A century is the longest: a camera's clock that is wrong began in this one.
+    """
     if text is None:
         return None
+    span = _span(text)
+    if abs(span) > CENTURY:
+        raise CareError(f"A span is a century at the most, but got {text!r}.")
+    return span
+
+
+def gap(text: str | None) -> int | None:
+    """A span that is not negative."""
+    if (span := seconds(text)) is not None and span < 0:
+        raise CareError(f"A gap between photos is not negative, but got {text!r}.")
+    return span
+
+
+def _span(text: str) -> int:
     simple = re.fullmatch(r"([+-]?)(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
     if simple:
         span = float(simple[2]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[simple[3]]
@@ -53,10 +72,14 @@ def detect(
 ) -> None:
     """Find animals, people and vehicles in photos; run it again to go on or to add new photos."""
     from care_cli import registry
+    from care_cli.outputs import refuse_scanned
+    from care_cli.pages.gallery import check, write_gallery
+    from care_cli.scan import display_path
     from care_cli.stages import detect as stage
     from care_cli.stages.cropping import CropSettings
     from care_cli.stages.devices import choose
 
+    device = choose(ctx.obj.device)
     cfg = stage.DetectConfig(
         paths=tuple(paths),
         batch=batch,
@@ -67,38 +90,39 @@ def detect(
         latitude=latitude,
         longitude=longitude,
         clock_shift_s=seconds(clock_shift),
-        burst_gap_s=seconds(burst_gap),
-        event_gap_s=seconds(event_gap),
+        burst_gap_s=gap(burst_gap),
+        event_gap_s=gap(event_gap),
     )
+    chosen = registry.find(model, task="detector") if model else registry.default(f"detect:{device[:4]}")
     if dry_run:
         with output.open_catalog(ctx) if ctx.obj.catalog.exists() else nullcontext() as catalog:
-            show_preview(ctx, stage.preview(catalog, cfg))
-        return
-    stage.count(cfg.paths)  # what is wrong is said before a catalog is begun
+            plan = stage.preview(catalog, cfg, chosen)
+        show_preview(ctx, plan)
+        raise typer.Exit(1 if plan["unreadable"] else 0)
+    total = stage.count(cfg.paths)  # what is wrong is said before a catalog is begun
+    folders = [display_path(os.fsencode(path.absolute())) for path in paths if path.is_dir()]
+    refuse_scanned(ctx.obj.catalog, folders)
     if gallery:
-        from care_cli.pages import gallery as pages
-        from care_cli.scan import display_path
-
-        pages.check(gallery, [display_path(os.fsencode(path.absolute())) for path in paths if path.is_dir()])
-    wanted = registry.find(model, task="detector") if model else None
-    detector = stage.load(wanted, choose(ctx.obj.device), image_size)
+        check(gallery, folders)
+    detector = stage.load(chosen, device, image_size)
     with output.open_catalog(ctx, create=True) as catalog:
-        found = stage.run(catalog, cfg, detector)
         if gallery:
-            written = pages.write_gallery(catalog, gallery, catalog.images_met())
+            check(gallery, catalog.scanned_folders())
+        found = stage.run(catalog, cfg, detector, total)
+        show(ctx, found)
+        if gallery:
+            written = write_gallery(catalog, gallery, catalog.images_met())
             output.notice(ctx)(f"Gallery: {', '.join(str(page) for page in written)}")
-    show(ctx, found)
     if found["unreadable"]:
         raise typer.Exit(1)
 
 
 def show(ctx: typer.Context, found: dict) -> None:
     """The summary of a run, as a table or as the JSON contract."""
-    problems = found.pop("problems")
-    for problem in problems:
+    for problem in found["problems"]:
         output.message(f"Could not be read: {problem}")
     if ctx.obj.json:
-        output.emit({key: value for key, value in found.items() if key != "bytes"})
+        output.emit({key: value for key, value in found.items() if key != "problems"})
         return
     categories = found["by_category"]
     rows = [

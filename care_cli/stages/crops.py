@@ -104,16 +104,17 @@ def people_made_safe(catalog: Catalog, crop_ids: Sequence[int]) -> Iterator[list
         )
 
 
-def black_out(catalog: Catalog, crop_id: int, spare: float = np.inf) -> list[bytes]:
+def black_out(catalog: Catalog, crop_id: int, spare: float = np.inf, run_id: int | None = None) -> list[bytes]:
     """Paint a person's box black in all other stored crops of its photo. Returns the JPEGs that were replaced.
 
     Crops whose own box meets it with an IoU of at least `spare` are left: another run called that body an
-    animal, and a model's word alone does not undo it.
+    animal, and a model's word alone does not undo it. Crops of `run_id` were cut with the person black.
     """
     box = _box(catalog.crop(crop_id))
     replaced = []
     for neighbour in _overlapping(catalog, crop_id):
-        if iou(np.array([box]), np.array([_box(catalog.crop(neighbour["id"]))]))[0, 0] >= spare:
+        other = catalog.crop(neighbour["id"])
+        if other["run_id"] == run_id or iou(np.array([box]), np.array([_box(other)]))[0, 0] >= spare:
             continue
         rect, size = _rectangle(neighbour), (neighbour["crop_width"], neighbour["crop_height"])
         old = catalog.pixels([neighbour["id"]])[neighbour["id"]]

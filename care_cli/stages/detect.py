@@ -16,17 +16,18 @@ from care_cli import registry
 from care_cli.errors import CareError
 from care_cli.images import Reading, read_photo
 from care_cli.records import Detection, ModelSpec
-from care_cli.scan import Found, Unreadable, deployment_folder, deployment_name, display_path, scan
+from care_cli.scan import Found, Unreadable, display_path, scan
 from care_cli.stages.cropping import BLACKED_OUT, ONE_BEING, CropSettings, cut_crops
 from care_cli.stages.crops import black_out
-from care_cli.volumes import volume_of
+from care_cli.stages.devices import enough_memory
+from care_cli.stages.places import Place, add_place, place_of
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
     from care_cli.detectors import Detector
 
 PAGE = 256  # files looked up at once
-READ_AHEAD = 4  # photos a batch that may wait decoded, times this
+READERS = min(4, os.cpu_count() or 1)  # threads that read and decode
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ class Tally:
 
     unreadable: list[str] = field(default_factory=list)  # files and folders that could not be read, with reasons
     new: int = 0
-    sources: dict[Path, int] = field(default_factory=dict)  # root -> source id
+    places: dict[Path, Place] = field(default_factory=dict)  # by root
+    stays: set[tuple[str, bytes]] = field(default_factory=set)  # volume and folder of each camera's stay
     complete: bool = True  # every folder could be looked into
-    replaced: list[bytes] = field(default_factory=list)  # earlier crops in which a person was found now
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Job:
     """One file on its way through: where it was found, what is known of it, and its reading."""
 
     found: Found
-    source_id: int
+    place: Place
     image_id: int | None  # of the row that the file already has
     reading: Reading | None = None
     failure: str | None = None
@@ -81,36 +82,35 @@ def load(model: ModelSpec | None, device: str, image_size: int | None = None) ->
     return detector
 
 
-def run(catalog: Catalog, cfg: DetectConfig, detector: Detector) -> dict:
+def run(catalog: Catalog, cfg: DetectConfig, detector: Detector, total: int | None = None) -> dict:
     """Detect everything under `cfg.paths` that this run has not dealt with; returns the summary.
 
-    Raises CareError when there is no photo or no such path.
+    `total` is the number of files, for the progress bar. Raises CareError when there is no such path.
     """
     started = time.monotonic()
-    files, size = count(cfg.paths)
-    settings = settings_of(detector, cfg.crop)
-    places = [str(path) for path in cfg.paths]
-    run_id = catalog.begin_run(
-        "detect", settings, detector.spec, paths=places, device=detector.device, batch=cfg.batch, species=cfg.species
-    )
+    execution = {"paths": [str(path) for path in cfg.paths], "device": detector.device, "batch": cfg.batch}
+    run_id = catalog.begin_run("detect", settings_of(detector, cfg.crop), detector.spec, **execution)
     tally = Tally()
     catalog.begin_meeting()
-    with tqdm(total=files, unit="photo", desc="detect", disable=None) as bar:
+    with tqdm(total=total, unit="photo", desc="detect", disable=None) as bar:
         for page in pages(scan(cfg.paths), tally):
             jobs = look_up(catalog, run_id, page, tally, bar)
-            for batch in batches(read_ahead(jobs, cfg.batch * READ_AHEAD), cfg.batch):
+            for batch in batches(read_ahead(jobs, cfg.batch + READERS), cfg.batch):
                 write(catalog, run_id, batch, detector, cfg, tally)
                 bar.update(len(batch))
     given = {Path(os.path.abspath(path)) for path in cfg.paths}  # noqa: PTH100 - as scan names its roots
-    for root, source_id in tally.sources.items():
-        catalog.finish_meeting(source_id, whole=tally.complete and root in given)
+    for root, place in tally.places.items():
+        catalog.finish_meeting(place.source_id, whole=tally.complete and root in given)
     if cfg.species:
         catalog.fill_species(run_id, cfg.species)
-    arrange(catalog, cfg)
+    arrange(catalog, cfg, tally)
     catalog.finish_run(run_id)
-    if tally.replaced:
-        catalog.expunge(tally.replaced)
-    return summary(catalog, run_id, tally, time.monotonic() - started) | {"bytes": size}
+    for other, images in catalog.only_in_other_runs(run_id).items():
+        catalog.notice(
+            f"Run {run_id} is read from now on. {images} photos were dealt with by run {other} alone, with another "
+            f"model or other settings: see them with --run {other}, or detect them again."
+        )
+    return summary(catalog, run_id, tally, time.monotonic() - started)
 
 
 def settings_of(detector: Detector, crop: CropSettings) -> dict:
@@ -118,42 +118,49 @@ def settings_of(detector: Detector, crop: CropSettings) -> dict:
     return {**detector.settings, **crop.as_run_settings(), "precision": "float32", "decode": "full"}
 
 
-def count(paths: Sequence[Path]) -> tuple[int, int]:
-    """Photos under the paths and their bytes, by a walk without reading. CareError when there is none."""
-    files = size = 0
+def count(paths: Sequence[Path]) -> int:
+    """How many photos there are under the paths, by a walk without reading. CareError when there is none."""
+    files = 0
     problems = []
     for found in scan(paths):
         if isinstance(found, Found):
-            files, size = files + 1, size + found.bytes
+            files += 1
         else:
             problems.append(f"{display_path(found.path)}: {found.reason}")
     if not files:
         places = ", ".join(str(path) for path in paths)
         reason = f" These could not be read: {'; '.join(problems[:5])}." if problems else ""
         raise CareError(f"No photo was found under {places} (looked for jpg, png, tif, bmp, webp).{reason}")
-    return files, size
+    return files
 
 
-def preview(catalog: Catalog | None, cfg: DetectConfig) -> dict:
-    """What a run would do: files by deployment, how many are known and how many would be read."""
-    files, size = count(cfg.paths)
-    tally, known, folders = Tally(), 0, {}
+def preview(catalog: Catalog | None, cfg: DetectConfig, model: ModelSpec | None) -> dict:
+    """What a run would do: files by deployment, how many were read before, how many would be read now.
+
+    A file is read unless it is as it was and the latest run of `model` has dealt with its photo.
+    """
+    sha256 = registry.model_sha256(model) if model and registry.is_here(model) else None
+    run_id = catalog.latest_run_of(sha256) if catalog and sha256 else None
+    tally, known, done, files, size, folders = Tally(), 0, 0, 0, 0, {}
     for page in pages(scan(cfg.paths), tally):
+        files, size = files + len(page), size + sum(one.bytes for one in page)
         for root, found in by_root(page):
+            place = place_of(root)
             for one in found:
-                name = cfg.deployment or deployment_name(root, deployment_folder(one.relative))
+                name = cfg.deployment or place.deployment(one.relative)[0]
                 folders[name] = folders.get(name, 0) + 1
-            if catalog:
-                volume, relative = place_of(root)
-                source_id = catalog.find_source(volume, relative) or 0
+            source_id = catalog.find_source(place.volume, place.relative) if catalog else None
+            if source_id:
                 rows = catalog.known_files(source_id, [one.relative for one in found])
-                known += sum(unchanged(rows.get(one.relative), one) for one in found)
+                same = [rows[one.relative]["image_id"] for one in found if unchanged(rows.get(one.relative), one)]
+                known += len(same)
+                done += len(same) - len(catalog.undone_images(run_id, same)) if run_id else 0
     return {
         "dry_run": True,
         "files": files,
         "bytes": size,
         "known": known,
-        "to_read": files - known,
+        "to_read": files - done,
         "unreadable": tally.unreadable,
         "deployments": folders,
     }
@@ -184,32 +191,20 @@ def by_root(page: list[Found]) -> Iterator[tuple[Path, list[Found]]]:
         yield root, [one for one in page if one.root == root]
 
 
-def source_of(catalog: Catalog, root: Path, tally: Tally) -> int:
-    """The source of a scanned folder: its volume, and its place on that volume."""
-    if root not in tally.sources:
-        volume, relative = place_of(root)
-        location = display_path(os.fsencode(root.as_posix()))
-        tally.sources[root] = catalog.add_source(volume, relative, display_path(relative), location)
-    return tally.sources[root]
-
-
-def place_of(root: Path) -> tuple[str, bytes]:
-    """A folder's volume identifier, and its path below where that volume is mounted."""
-    volume = volume_of(root)
-    return volume.id, os.fsencode(root.resolve().relative_to(volume.mount).as_posix())
-
-
 def unchanged(row: dict | None, found: Found) -> bool:
     """Is this file as it was when its bytes were last read?"""
-    return bool(row and row["image_id"] and (row["bytes"], row["mtime_ns"]) == (found.bytes, found.mtime_ns))
+    return bool(row and row["failure"] is None and (row["bytes"], row["mtime_ns"]) == (found.bytes, found.mtime_ns))
 
 
 def look_up(catalog: Catalog, run_id: int, page: list[Found], tally: Tally, bar: tqdm) -> list[Job]:
     """The photos of a page that must be read; the others are noted as met."""
     jobs: list[Job] = []
     for root, found in by_root(page):
-        source_id = source_of(catalog, root, tally)
-        rows = catalog.known_files(source_id, [one.relative for one in found])
+        if root not in tally.places:
+            tally.places[root] = add_place(catalog, root)
+        place = tally.places[root]
+        tally.stays |= {(place.volume, place.deployment(one.relative)[1]) for one in found}
+        rows = catalog.known_files(place.source_id, [one.relative for one in found])
         same = {one.relative: rows[one.relative] for one in found if unchanged(rows.get(one.relative), one)}
         undone = set(catalog.undone_images(run_id, [row["image_id"] for row in same.values()]))
         done = [row["id"] for row in same.values() if row["image_id"] not in undone]
@@ -218,13 +213,13 @@ def look_up(catalog: Catalog, run_id: int, page: list[Found], tally: Tally, bar:
         for one in found:
             row = same.get(one.relative)
             if row is None or row["image_id"] in undone:
-                jobs.append(Job(one, source_id, rows.get(one.relative, {}).get("image_id")))
+                jobs.append(Job(one, place, rows.get(one.relative, {}).get("image_id")))
     return jobs
 
 
 def read_ahead(jobs: Sequence[Job], depth: int) -> Iterator[Job]:
     """Jobs with their photos read, in order; at most `depth` are in flight."""
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=READERS) as pool:
         waiting = []
         for job in jobs:
             waiting.append(pool.submit(read, job))
@@ -237,9 +232,9 @@ def read_ahead(jobs: Sequence[Job], depth: int) -> Iterator[Job]:
 def read(job: Job) -> Job:
     """The job with its photo read, or with the reason why its bytes could not be."""
     try:
-        return Job(job.found, job.source_id, job.image_id, reading=read_photo(job.found.path))
+        return replace(job, reading=read_photo(job.found.path))
     except OSError as error:
-        return Job(job.found, job.source_id, job.image_id, failure=error.strerror or type(error).__name__)
+        return replace(job, failure=error.strerror or type(error).__name__)
 
 
 def batches(jobs: Iterator[Job], size: int) -> Iterator[list[Job]]:
@@ -256,12 +251,13 @@ def batches(jobs: Iterator[Job], size: int) -> Iterator[list[Job]]:
 
 def write(catalog: Catalog, run_id: int, jobs: list[Job], detector: Detector, cfg: DetectConfig, tally: Tally) -> None:
     """Detect what is new to the run in a batch, and write all of the batch in one transaction."""
-    fresh = {}
-    for job in jobs:
-        if job.reading and job.reading.pixels is not None:
-            image_id = catalog.find_image(job.reading.photo.sha256)
-            if image_id is None or catalog.undone_images(run_id, [image_id]):
-                fresh[job.reading.photo.sha256] = (job.reading.pixels, image_id)
+    readings = {job.reading.photo.sha256: job.reading for job in jobs if job.reading}
+    images = {sha256: catalog.find_image(sha256) for sha256 in readings}
+    fresh = {
+        sha256: (reading.pixels, images[sha256])
+        for sha256, reading in readings.items()
+        if reading.pixels is not None and (images[sha256] is None or catalog.undone_images(run_id, [images[sha256]]))
+    }
     found = detect(catalog, detector, fresh, cfg)
     with catalog.transaction():
         for job in jobs:
@@ -270,14 +266,17 @@ def write(catalog: Catalog, run_id: int, jobs: list[Job], detector: Detector, cf
                 note_file(catalog, job, failure=job.failure)
                 continue
             photo = job.reading.photo
-            tally.new += catalog.find_image(photo.sha256) is None
-            image_id = catalog.add_image(photo, deployment_of(catalog, job, cfg), catalog.unseen_image(job.image_id))
+            known = images[photo.sha256] or catalog.unseen_image(job.image_id)
+            deployment = None if catalog.has_deployment(known) else deployment_of(catalog, job, cfg)
+            image_id = catalog.add_image(photo, deployment, catalog.unseen_image(job.image_id))
+            tally.new += images[photo.sha256] is None
+            images[photo.sha256] = image_id
             note_file(catalog, job, image_id=image_id)
             if catalog.undone_images(run_id, [image_id]):
                 crops = found.get(photo.sha256, [])
                 for crop, crop_id in zip(crops, catalog.add_crops(run_id, image_id, crops), strict=True):
                     if crop.detection.category == "person" and crop.detection.confidence >= BLACKED_OUT:
-                        tally.replaced += black_out(catalog, crop_id, spare=ONE_BEING)
+                        black_out(catalog, crop_id, spare=ONE_BEING, run_id=run_id)
 
 
 def detect(catalog: Catalog, detector: Detector, fresh: dict, cfg: DetectConfig) -> dict:
@@ -285,7 +284,8 @@ def detect(catalog: Catalog, detector: Detector, fresh: dict, cfg: DetectConfig)
     from care_cli.detectors import settle
 
     crops = {}
-    detections = detector.detect([pixels for pixels, _ in fresh.values()]) if fresh else []
+    with enough_memory("--batch"):
+        detections = detector.detect([pixels for pixels, _ in fresh.values()]) if fresh else []
     for (sha256, (pixels, image_id)), boxes in zip(fresh.items(), detections, strict=True):
         decided = catalog.decided_people(image_id) if image_id else []
         people = catalog.people([image_id], BLACKED_OUT).get(image_id, []) if image_id else []
@@ -298,22 +298,27 @@ def note_file(catalog: Catalog, job: Job, **outcome) -> None:
     """Write where the photo was seen, and that the scan met it."""
     found = job.found
     path = display_path(found.relative)
-    catalog.meet([catalog.add_file(job.source_id, found.relative, path, found.bytes, found.mtime_ns, **outcome)])
+    catalog.meet([catalog.add_file(job.place.source_id, found.relative, path, found.bytes, found.mtime_ns, **outcome)])
 
 
-def deployment_of(catalog: Catalog, job: Job, cfg: DetectConfig) -> int | None:
-    """The deployment of a photo that has none yet: the one that was named, else its folder's."""
-    image_id = catalog.find_image(job.reading.photo.sha256) or job.image_id
-    if image_id and catalog.deployments_of([image_id]):
-        return None
-    if cfg.deployment:
-        return catalog.add_deployment(cfg.deployment)
-    folder = deployment_folder(job.found.relative)
-    return catalog.add_deployment(deployment_name(job.found.root, folder), job.source_id, folder)
+def deployment_of(catalog: Catalog, job: Job, cfg: DetectConfig) -> int:
+    """The deployment of a photo that has none: the one that was named, else its folder's."""
+    name, folder = job.place.deployment(job.found.relative)
+    said = cfg.deployment is not None
+    return catalog.add_deployment(cfg.deployment if said else name, job.place.volume, folder, said=said)
 
 
-def arrange(catalog: Catalog, cfg: DetectConfig) -> None:
-    """Apply what was said of the deployments of the photos met, and group their bursts and events."""
+def arrange(catalog: Catalog, cfg: DetectConfig, tally: Tally) -> None:
+    """Apply what was said of the deployments that this scan is about, and group their bursts and events.
+
+    Those are the deployments whose folder was scanned and those whose photos were all met; a copy of a
+    photo or two does not speak for the camera that took them.
+    """
+    met = catalog.deployments_met()
+    own = [row for row in met if row["whole"] or (row["volume"], row["folder_bytes"]) in tally.stays]
+    own_ids = [row["id"] for row in own]
+    if cfg.deployment and own_ids:
+        own_ids = [catalog.move_images_met(own_ids, cfg.deployment)]
     said = {
         "site": cfg.site,
         "latitude": cfg.latitude,
@@ -322,14 +327,19 @@ def arrange(catalog: Catalog, cfg: DetectConfig) -> None:
         "burst_gap_s": cfg.burst_gap_s,
         "event_gap_s": cfg.event_gap_s,
     }
-    for deployment_id in catalog.deployments_met():
+    anything = cfg.deployment or any(value is not None for value in said.values())
+    for deployment_id in own_ids:
         catalog.set_deployment(deployment_id, **said)
-        if any(value is not None for value in said.values()) or catalog.ungrouped(deployment_id):
+    for deployment_id in {*own_ids, *(row["id"] for row in met)}:
+        if anything or catalog.ungrouped(deployment_id):
             catalog.regroup(deployment_id)
+    if anything and len(own) < len(met):
+        others = ", ".join(row["name"] for row in met if row not in own)
+        catalog.notice(f"Copies of photos of {others} were met too; what was said was not applied to them.")
 
 
 def summary(catalog: Catalog, run_id: int, tally: Tally, seconds: float) -> dict:
-    """The JSON contract of `care detect`."""
+    """The JSON contract of `care detect`, and the problems that were met."""
     met = catalog.count_met()
     categories = catalog.count_visible(run_id)
     return {

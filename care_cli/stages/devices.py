@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from care_cli.checkpoints import prepare_torch
 from care_cli.errors import CareError
@@ -28,3 +30,16 @@ def choose(device: str) -> str:
             f"There is no {device} here: torch sees {torch.cuda.device_count()} CUDA cards. Try --device cpu."
         )
     return device
+
+
+@contextmanager
+def enough_memory(option: str) -> Iterator[None]:
+    """CareError, naming the option to lower, when a model runs out of the device's memory inside."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower():
+            raise
+        raise CareError(
+            f"The device's memory does not hold this batch. Lower {option}, or use --device cpu; what was done is kept."
+        ) from error

@@ -21,6 +21,7 @@ from care_cli.scan import Found, display_path, scan
 from care_cli.search import similarities
 from care_cli.stages import detect, index, individuals
 from care_cli.stages.cropping import CropSettings, cut_crops
+from care_cli.stages.places import add_place
 from care_cli.thresholds import SHOWN
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def run(catalog: Catalog, cfg: IdentifyConfig) -> tuple[Identifier, list[QueryPh
 
     Raises CareError when there is no photo, no finished index, or no usable model.
     """
-    total, _ = detect.count(cfg.paths)
+    total = detect.count(cfg.paths)
     identifier = Identifier(catalog, cfg)
     photos = []
     for found in tqdm(scan(cfg.paths), total=total, unit="photo", desc="identify", disable=None):
@@ -278,7 +279,7 @@ def add_photo(identifier: Identifier, photo: QueryPhoto) -> list[int]:
         run_id = catalog.begin_run("detect", settings, detector.spec, paths=[], device=identifier.cfg.device)
         if catalog.run(run_id, "detect")["finished_at"] is None and catalog.latest_run("detect")["id"] == run_id:
             catalog.finish_run(run_id)
-    source_id = detect.source_of(catalog, found.root, detect.Tally())
+    source_id = add_place(catalog, found.root).source_id
     image_id = catalog.add_image(photo.reading.photo, None)
     catalog.add_file(
         source_id, found.relative, display_path(found.relative), found.bytes, found.mtime_ns, image_id=image_id

@@ -20,7 +20,8 @@ from care_cli.images import LARGEST_FILE, Reading, cut_crop, read_bytes, read_ph
 from care_cli.records import Crop, Detection, Photo
 from care_cli.scan import Found, display_path
 from care_cli.stages.cropping import BLACKED_OUT, SETTINGS
-from care_cli.stages.detect import Tally, source_of, unchanged
+from care_cli.stages.detect import unchanged
+from care_cli.stages.places import add_place
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -68,7 +69,7 @@ def run(catalog: Catalog, dataset: Dataset) -> dict:
     settings = {**dataset.settings(), **SETTINGS}
     run_id = catalog.begin_run("import", settings, path=str(dataset.path), csv=str(dataset.csv or ""))
     root = Path(os.path.abspath(dataset.path))  # noqa: PTH100 - as `scan` names its roots
-    progress = Progress(source_of(catalog, root, Tally()), run_id, failures=failures)
+    progress = Progress(add_place(catalog, root).source_id, run_id, failures=failures)
     catalog.begin_meeting()
     with tqdm(total=len(groups), unit="photo", desc="import", disable=None) as bar:
         for start in range(0, len(groups), BATCH):
