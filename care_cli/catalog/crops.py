@@ -6,15 +6,20 @@ import json
 from collections.abc import Iterable, Sequence
 
 from care_cli.records import Crop, Selection
+from care_cli.scan import deployment_folder
 
 SHOWN = 0.2  # confidence from which detections are shown where the model says nothing
 
+# crops that a decision in force speaks of; :undone are the decisions that are taken back
+DECIDED = """decided AS MATERIALIZED (
+  SELECT DISTINCT crop_id AS id FROM decisions
+  WHERE crop_id IS NOT NULL AND id NOT IN (SELECT value FROM json_each(:undone)))"""
+
 # The crops that commands read: those of the active detect run from the shown confidence upward, all that were
 # imported, and every crop with a decision. A crop of the active run that covers a decided crop of another run
-# (same photo, same category, IoU >= 0.6) counts as that one.
-VISIBLE = """
-WITH decided AS MATERIALIZED (
-  SELECT DISTINCT crop_id AS id FROM decisions WHERE crop_id IS NOT NULL),
+# (same photo, same category, IoU >= 0.6) counts as that one; so does an animal on a decided person's body.
+VISIBLE = f"""
+WITH {DECIDED},
 candidates AS (
   SELECT id FROM crops WHERE run_id = :run AND confidence >= :shown
   UNION SELECT crops.id FROM crops JOIN runs ON runs.id = run_id WHERE command = 'import'
@@ -23,11 +28,10 @@ visible AS (
   SELECT crops.* FROM crops JOIN candidates USING (id)
   WHERE crops.id IN decided OR crops.run_id <> :run OR NOT EXISTS (
     SELECT 1 FROM crops AS other WHERE other.image_id = crops.image_id AND other.run_id <> crops.run_id
-    AND other.category = crops.category AND other.id IN decided
-    AND max(0, min(other.x + other.w, crops.x + crops.w) - max(other.x, crops.x))
-      * max(0, min(other.y + other.h, crops.y + crops.h) - max(other.y, crops.y)) * 1.6
-      >= 0.6 * (other.w * other.h + crops.w * crops.h)))
-"""  # inter / (a + b - inter) >= 0.6  <=>  1.6 * inter >= 0.6 * (a + b)
+    AND other.id IN decided
+    AND (other.category = crops.category AND {overlap("other", "crops", SAME_ANIMAL)}
+      OR other.category = 'person' AND crops.category = 'animal' AND {overlap("other", "crops", ONE_BEING)})))
+"""
 
 CROP_COLUMNS = """
 visible.id AS crop, visible.image_id AS image, visible.category, visible.species, visible.flank,
@@ -91,8 +95,10 @@ class CropsTable:
     def put_pixels(self, crop_id: int, jpeg: bytes, size: tuple[int, int]) -> None:
         """Give an animal the pixels it has not, or new ones, of `size` (width, height) px."""
         with self.transaction():
-            self.db.conn.execute("INSERT OR IGNORE INTO crop_pixels VALUES (?, ?)", (crop_id, jpeg))
-            self.replace_pixels(crop_id, jpeg)
+            if self.value("SELECT crop_id FROM crop_pixels WHERE crop_id = ?", (crop_id,)):
+                self.replace_pixels(crop_id, jpeg)
+            else:
+                self.db.conn.execute("INSERT INTO crop_pixels VALUES (?, ?)", (crop_id, jpeg))
             self.db.conn.execute("UPDATE crops SET crop_width = ?, crop_height = ? WHERE id = ?", (*size, crop_id))
 
     def decided_people(self, image_id: int) -> list[tuple[float, float, float, float]]:
@@ -103,6 +109,28 @@ class CropsTable:
         )
         return [(row["x"], row["y"], row["w"], row["h"]) for row in rows]
 
+    def people(self, image_ids: Iterable[int], confidence: float) -> dict[int, list[Box]]:
+        """Boxes `(x, y, w, h)` px that any run (from `confidence`) or a decision calls a person, by image id."""
+        found: dict[int, list[Box]] = {}
+        for row in self.rows(
+            "SELECT image_id, x, y, w, h FROM crops WHERE image_id IN (SELECT value FROM json_each(?)) AND "
+            "category = 'person' AND (confidence >= ? OR model_category <> 'person')",
+            (json.dumps(list(image_ids)), confidence),
+        ):
+            found.setdefault(row["image_id"], []).append((row["x"], row["y"], row["w"], row["h"]))
+        return found
+
+    def possible_people(self, confidence: float) -> list[int]:
+        """Animals with pixels on a body that another run (from `confidence`) calls a person; nobody decided which."""
+        rows = self.rows(
+            f"WITH {DECIDED} SELECT crops.id FROM crops JOIN crop_pixels ON crop_id = crops.id "
+            "WHERE crops.id NOT IN decided AND EXISTS (SELECT 1 FROM crops AS person "
+            "WHERE person.image_id = crops.image_id AND person.run_id <> crops.run_id AND person.category = 'person' "
+            f"AND person.confidence >= :confidence AND {overlap('person', 'crops', ONE_BEING)}) ORDER BY crops.id",
+            {"confidence": confidence, "undone": self._undone()},
+        )
+        return [row["id"] for row in rows]
+
     def neighbours(self, crop_id: int) -> list[dict]:
         """The other crops of the same image that have pixels: id, rectangle and stored size."""
         return self.rows(
@@ -111,6 +139,10 @@ class CropsTable:
             "AND image_id = (SELECT image_id FROM crops WHERE id = :id)",
             {"id": crop_id},
         )
+
+    def crops_of_run(self, run_id: int, image_id: int) -> list[dict]:
+        """All that a run found in an image, in the order it was written."""
+        return self.rows("SELECT * FROM crops WHERE run_id = ? AND image_id = ? ORDER BY id", (run_id, image_id))
 
     def crop(self, crop_id: int) -> dict | None:
         """One crop's row, or None."""
@@ -128,7 +160,13 @@ class CropsTable:
     def _visible(self, selection: Selection) -> dict:
         run_id = self.active_run(selection.run)
         shown = selection.confidence
-        return {"run": run_id, "shown": self.shown_confidence(run_id) if shown is None else shown}
+        shown = self.shown_confidence(run_id) if shown is None else shown
+        return {"run": run_id, "shown": shown, "undone": self._undone()}
+
+    def _undone(self) -> str:
+        """Ids of the decisions that are taken back, as JSON."""
+        rows = self.rows("SELECT id, undoes FROM decisions WHERE action = 'undo'")
+        return json.dumps(sorted(undone(Decision("undo", **row) for row in rows)))
 
     def crop_rows(self, selection: Selection) -> list[dict]:
         """Crops as a listing shows them, in the order of their photos' times."""
@@ -138,7 +176,7 @@ class CropsTable:
             "visible.category": selection.category,
             "visible.species": selection.species,
             "visible.flank": selection.flank,
-            "individuals.name": selection.individual,
+            "individuals.name": composed(selection.individual),
         }
         for column, value in equal.items():
             if value is not None:
@@ -170,7 +208,7 @@ class CropsTable:
             parameters["species"] = selection.species
         if selection.individual:
             where.append("instr(',' || individuals || ',', ',' || :individual || ',')")
-            parameters["individual"] = selection.individual
+            parameters["individual"] = composed(selection.individual)
         if selection.unnamed:
             where.append("unnamed > 0")
         return self.rows(
@@ -191,19 +229,36 @@ class CropsTable:
             parameters,
         )
 
-    def unread_files(self) -> list[dict]:
-        """Files whose bytes could not be read at all: path, reason and where they lie."""
-        return self.rows(
-            "SELECT path, failure, location FROM image_files JOIN sources ON sources.id = source_id "
-            "WHERE image_files.failure IS NOT NULL AND gone_at IS NULL ORDER BY location, path"
+    def unread_files(self, deployment: str | None = None, site: str | None = None, met: bool = False) -> list[dict]:
+        """Files whose bytes could not be read at all: path, reason (failure) and where they lie (location).
+
+        `met` leaves those that the scan of this process met. A file is of a deployment or site when photos of
+        it were seen in the same camera's folder.
+        """
+        if met and not self.value("SELECT count(*) FROM sqlite_temp_master WHERE name = 'met'"):
+            return []  # nothing was scanned
+        files = self.rows(
+            "SELECT source_id, path_bytes, path, image_files.failure, location FROM image_files "
+            "JOIN sources ON sources.id = source_id WHERE image_files.failure IS NOT NULL AND gone_at IS NULL "
+            f"{'AND image_files.id IN met' if met else ''} ORDER BY location, path"
         )
+        folders = [(file.pop("source_id"), deployment_folder(file.pop("path_bytes"))) for file in files]
+        if not files or (deployment is None and site is None):
+            return files
+        neighbours = self.rows(
+            "SELECT source_id, path_bytes FROM image_files JOIN timed_images AS images ON images.id = image_id "
+            "WHERE (:deployment IS NULL OR deployment = :deployment) AND (:site IS NULL OR site = :site)",
+            {"deployment": deployment, "site": site},
+        )
+        wanted = {(file["source_id"], deployment_folder(file["path_bytes"])) for file in neighbours}
+        return [file for file, folder in zip(files, folders, strict=True) if folder in wanted]
 
     def count_visible(self, run_id: int) -> dict[str, int]:
         """How many visible crops of each category the images have that the scan met."""
         rows = self.rows(
             f"{VISIBLE} SELECT category, count(*) AS n FROM visible WHERE image_id IN "
             "(SELECT image_id FROM image_files WHERE id IN met) GROUP BY category",
-            {"run": run_id, "shown": self.shown_confidence(run_id)},
+            {"run": run_id, "shown": self.shown_confidence(run_id), "undone": self._undone()},
         )
         return {row["category"]: row["n"] for row in rows}
 

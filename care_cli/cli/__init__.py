@@ -5,20 +5,48 @@ One file per group of commands; nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from care_cli import __version__
 from care_cli.cli import crops, detect, doctor, exchange, identify, images, index, individuals, models
 from care_cli.cli.output import Options, message
 from care_cli.errors import CareError
+from care_cli.scan import display_path
+
+ORDER = ("detect", "index", "identify", "images", "crops", "individuals", "export", "import", "models", "doctor")
+
+
+class Commands(TyperGroup):
+    """The commands in the order of a survey's work; ended quietly by Ctrl-C, or by a reader that leaves."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        return sorted(self.commands, key=ORDER.index)
+
+    def invoke(self, ctx: typer.Context) -> object:
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()  # here, for a failure while Python ends could not be caught
+        except KeyboardInterrupt:
+            message("Stopped. What was done is kept; the same command goes on.")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # such as `care crops | head`: no error
+            raise typer.Exit(0) from None
+
 
 app = typer.Typer(
     name="care",
+    cls=Commands,
     help="From a camera trap's SD card to named animals, over one catalog file.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -77,22 +105,43 @@ def hoist(arguments: list[str]) -> list[str]:
         elif argument in FLAGS or (argument.split("=")[0] in VALUES and "=" in argument):
             front.append(argument)
         elif argument in VALUES:
-            front += [argument, *[value for value in [next(waiting, None)] if value is not None]]
+            value = next(waiting, None)
+            if value is None:
+                return [*front, argument]  # so that the refusal says what is missing
+            front += [argument, value]
         else:
             rest.append(argument)
     return front + rest
 
 
+def check_text(arguments: list[str]) -> None:
+    """CareError for an argument of bytes that are no text, unless it leads to a file or folder of such a name."""
+    for argument in arguments:
+        value = argument.partition("=")[2] if argument.startswith("--") and "=" in argument else argument
+        path = Path(value)
+        if _is_text(value) or os.path.lexists(path) or (_is_text(path.name) and path.parent.is_dir()):
+            continue
+        raise CareError(
+            f"An argument holds bytes that are no text: {display_path(os.fsencode(argument))}. Write it in UTF-8; "
+            "other bytes are taken in the names of files and folders that exist."
+        )
+
+
+def _is_text(value: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 def main() -> None:
     """Entry point of `care`: exit code 0 done, 1 some items failed, 2 wrong use or a refusal, 130 Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows would take a part of all letters only
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     arguments = hoist(sys.argv[1:])
     try:
+        check_text(arguments)
         app(arguments, prog_name="care")
     except CareError as error:
         if {"-v", "--verbose"} & set(arguments):
-            raise
+            traceback.print_exc()
         message(f"Error: {error}")
         sys.exit(2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; that is no error
-        sys.exit(0)

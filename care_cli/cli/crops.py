@@ -59,7 +59,7 @@ def crops(
 @app.command("set")
 def set_(
     ctx: typer.Context,
-    crops: Annotated[list[int], typer.Argument(metavar="CROP...", help="Ids as `care crops` shows them.")],
+    crops: Annotated[list[int], typer.Argument(metavar="CROP", help="Ids as `care crops` shows them.")],
     species: Annotated[str | None, typer.Option(help="What species it is.")] = None,
     category: Annotated[str | None, typer.Option(help="animal, person or vehicle.")] = None,
     flank: Annotated[str | None, typer.Option(help="left, right, front, back or unknown.")] = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from care_cli.cli.output import emit, message, open_catalog
+from care_cli.outputs import refuse_catalog_among_photos
 
 export_app = typer.Typer(
     help="Write the survey in formats of other programs.", no_args_is_help=True, rich_markup_mode=None
@@ -32,7 +33,9 @@ def export_csv(
 @export_app.command("megadetector")
 def export_megadetector(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(help="JSON file; with several sources FILE-1.json, FILE-2.json, ...")],
+    file: Annotated[
+        Path, typer.Argument(help="JSON file; of several sources FILE-1.json, FILE-2.json, ... and no FILE.json.")
+    ],
     source: Annotated[int | None, typer.Option(help="Only this source; `care doctor` numbers them.")] = None,
     run: Run = None,
     overwrite: Overwrite = False,
@@ -76,6 +79,7 @@ def import_dataset(
         path, csv, path_column, identity_column, split_column, split, date_column, flank_column, event_column,
         box_columns, species_column, species, prefix, join,
     )  # fmt: skip
+    refuse_catalog_among_photos(ctx.obj.catalog, [path])
     entries(dataset)  # a wrong path or table begins no catalog
     with open_catalog(ctx, create=True) as catalog:
         summary = run(catalog, dataset)

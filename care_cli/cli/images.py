@@ -45,8 +45,8 @@ def images(
         if individual is not None:
             catalog.find_individual(individual)
         rows = catalog.image_rows(selection)
-        if unreadable:
-            rows = _with_unread(rows, catalog.unread_files())
+        if unreadable and selection == Selection(unreadable=True, deployment=deployment, site=site, run=run):
+            rows = _with_unread(rows, catalog.unread_files(deployment, site))  # they have no date and no boxes
     table(ctx, rows, FAILED if unreadable else SHOWN, csv=csv, empty="No photo fits.")
 
 

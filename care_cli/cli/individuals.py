@@ -11,7 +11,7 @@ from care_cli.cli.output import Csv, emit, message, open_catalog, table
 
 app = typer.Typer(help="List, show, name, rename, merge, split, undo.", no_args_is_help=True, rich_markup_mode=None)
 
-Crops = Annotated[list[int], typer.Argument(metavar="CROP...", help="Ids as `care crops` shows them.")]
+Crops = Annotated[list[int], typer.Argument(metavar="CROP", help="Ids as `care crops` shows them.")]
 Name = Annotated[str, typer.Argument(help="An individual's name.")]
 
 LIST = ("individual", "species", "flanks", "crops", "events", "sites", "first_seen", "last_seen")
@@ -37,9 +37,12 @@ def show(
 
     The whole history of one individual, with --sheet its photos too.
     """
+    from care_cli.pages.sheet import check
     from care_cli.stages import individuals as stage
 
     with open_catalog(ctx) as catalog:
+        if sheet:
+            check(sheet, catalog.scanned_folders())
         found = stage.show(catalog, name)
         if sheet:
             stage.write_sheet(catalog, found, sheet)
@@ -47,7 +50,8 @@ def show(
     if ctx.obj.json:
         emit(found)
         return
-    print(f"{found['individual']}: {found['crops']} sightings in {found['events']} events", end="")
+    seen, events = _several(found["crops"], "sighting"), _several(found["events"], "event")
+    print(f"{found['individual']}: {seen} in {events}", end="")
     print(f", {found['first_seen']} to {found['last_seen']}" if found["first_seen"] else "")
     for title, columns in (("sites", SITES), ("sightings", SIGHTINGS), ("decisions", LOG)):
         print(f"\n{title}")
@@ -58,7 +62,7 @@ def show(
 @app.command()
 def name(
     ctx: typer.Context,
-    crops: Annotated[list[int] | None, typer.Argument(metavar="CROP...", help="Ids as `care crops` shows.")] = None,
+    crops: Annotated[list[int] | None, typer.Argument(metavar="CROP", help="Ids as `care crops` shows.")] = None,
     individual: Annotated[str | None, typer.Option("--as", metavar="NAME", help="A known or a new name.")] = None,
     file: Annotated[
         Path | None,
@@ -222,7 +226,11 @@ def _named(done: dict) -> str:
 
 
 def _crops(count: int) -> str:
-    return f"{count} crop" if count == 1 else f"{count} crops"
+    return _several(count, "crop")
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _brief(ctx: typer.Context, csv: bool, rows: list[dict]) -> list[dict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,8 @@ import typer
 from care_cli.cli import output
 
 app = typer.Typer(help="List, show, pull, verify and add models.", no_args_is_help=True, rich_markup_mode=None)
-Names = Annotated[list[str] | None, typer.Argument(help="Names from `care models list`.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Names from `care models list`.")]
+WIDTH = 100  # characters of a line
 
 
 @app.command("list")
@@ -41,12 +43,25 @@ def show(
     if ctx.obj.json:
         output.emit(model)
         return
-    card = model.pop("card")
-    model["classes"] = ", ".join(f"{label}: {meaning['category']}" for label, meaning in model["classes"].items())
+    card, classes = model.pop("card"), model.pop("classes")
     rows = [{"field": key, "value": str(value)} for key, value in model.items() if value not in (None, "")]
     output.table(ctx, rows, ["field", "value"])
+    for line in _in_words(classes):
+        print(line)
     if card:
         print(f"\n{card.rstrip()}")
+
+
+def _in_words(classes: dict[str, dict]) -> list[str]:
+    """The classes of each category, in lines that fit a terminal."""
+    kinds: dict[str, list[str]] = {}
+    for label, meaning in classes.items():
+        kinds.setdefault(meaning["category"], []).append(label)
+    return [
+        line
+        for kind, labels in kinds.items()
+        for line in ["", *textwrap.wrap(f"{kind}: {', '.join(labels)}", WIDTH, subsequent_indent="  ")]
+    ]
 
 
 @app.command()

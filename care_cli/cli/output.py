@@ -61,7 +61,8 @@ def table(
     if ctx.obj.json:
         emit(rows)
     elif csv:
-        writer = csv_format.DictWriter(sys.stdout, list(rows[0]) if rows else list(columns or []))
+        names = list(rows[0]) if rows else list(columns or [])
+        writer = csv_format.DictWriter(sys.stdout, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     elif not rows:

@@ -62,7 +62,8 @@ def write_gallery(
 ) -> list[Path]:
     """Write pages of these images (all when None); returns them: `path`, then NAME-2.html, NAME-3.html, ...
 
-    Photos with animals come first, then people and vehicles, then empty ones, then what cannot be read.
+    Photos with animals come first, then people and vehicles, then empty ones, then what cannot be read. Files
+    whose very bytes could not be read are named too: all, or with `image_ids` those that the scan just met.
     Boxes are those of detect run `run` (the active one when None). Where a photo's file is not at hand, the
     crops stored of it are shown in their places. People are blurred in the pictures themselves, unless `blur`
     is false. Raises CareError when `path` is no HTML file, lies in a scanned folder or holds someone else's page.
@@ -77,7 +78,7 @@ def write_gallery(
         boxes.setdefault(box["image"], []).append(box)
     with tqdm(total=len(rows), unit="photo", desc="gallery", disable=None) as bar:
         cards = _cards(catalog, rows, boxes, blur, bar)
-        heading = {"title": title, "subtitle": _subtitle(rows), "unread": _unread(catalog, rows), "blur": blur}
+        heading = {"title": title, "subtitle": _subtitle(rows), "unread": _unread(catalog, rows, wanted), "blur": blur}
         written = _write_pages(path, cards, heading)
     _remove_older(path, len(written))
     return written
@@ -110,10 +111,11 @@ def _subtitle(rows: Sequence[dict]) -> str:
     return f"{len(rows):,} {'photo' if len(rows) == 1 else 'photos'}: {', '.join(parts) or 'none'}.{span}"
 
 
-def _unread(catalog: Catalog, rows: Sequence[dict]) -> list[tuple[str, str]]:
-    """Files that could not be used at all, with reasons."""
+def _unread(catalog: Catalog, rows: Sequence[dict], wanted: set[int] | None) -> list[tuple[str, str]]:
+    """Files that could not be used at all, with reasons; of a part of the photos, those that the scan met."""
+    files = catalog.unread_files(met=wanted is not None)
     found = [(row["path"] or "?", row["failure"] or "") for row in rows if row["state"] == "unreadable"]
-    return found + [(f"{row['location']}/{row['path']}", row["failure"]) for row in catalog.unread_files()]
+    return found + [(f"{row['location']}/{row['path']}", row["failure"]) for row in files]
 
 
 def _write_pages(path: Path, cards: Iterator[tuple[dict, str]], heading: dict) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from care_cli.errors import CareError
 from care_cli.images import decode_jpeg
-from care_cli.outputs import numbered, write_whole
+from care_cli.outputs import numbered, refuse_scanned, write_whole
 
 ROWS = 40  # of a sheet; more go to the next file
 COLUMNS = 5  # of one animal's photos
@@ -44,9 +44,18 @@ class QuerySheetRow:
     candidates: Sequence[Candidate]
 
 
+def check(path: Path, scanned: Iterable[str] = ()) -> None:
+    """CareError when no sheet can be written to `path`; asked before long work begins, too."""
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        raise CareError(f"A sheet is a JPEG picture: name it FILE.jpg, not {path.name}.")
+    if not path.absolute().parent.is_dir():
+        raise CareError(f"There is no folder {path.parent} for the sheet. Make it first, or name another place.")
+    refuse_scanned(path, scanned)
+
+
 def identify_sheet(rows: Sequence[QuerySheetRow], path: Path) -> list[Path]:
     """Draw queries beside their candidates; returns the files: `path`, then NAME-2.jpg, ... every 40 rows."""
-    _check_name(path)
+    check(path)
     pages = [rows[start : start + ROWS] for start in range(0, len(rows), ROWS)] or [rows]
     targets = [numbered(path, number) for number in range(1, len(pages) + 1)]
     for number, (page, target) in enumerate(zip(pages, targets, strict=True), 1):
@@ -58,7 +67,7 @@ def identify_sheet(rows: Sequence[QuerySheetRow], path: Path) -> list[Path]:
 
 def individual_sheet(name: str, crops: Sequence[tuple[bytes | None, str]], path: Path) -> list[Path]:
     """Draw one animal's crops, each `(JPEG, caption)`, in a grid; returns the files, as `identify_sheet`."""
-    _check_name(path)
+    check(path)
     size = ROWS * COLUMNS
     pages = [crops[start : start + size] for start in range(0, len(crops), size)] or [crops]
     targets = [numbered(path, number) for number in range(1, len(pages) + 1)]
@@ -165,11 +174,6 @@ def _save(sheet: Image.Image, path: Path) -> None:
     stream = io.BytesIO()
     sheet.save(stream, "JPEG", quality=QUALITY)
     write_whole(path, stream.getvalue())
-
-
-def _check_name(path: Path) -> None:
-    if path.suffix.lower() not in (".jpg", ".jpeg"):
-        raise CareError(f"A sheet is a JPEG picture: name it FILE.jpg, not {path.name}.")
 
 
 def _count(rows: Sequence[QuerySheetRow], verdict: str) -> int:

@@ -15,6 +15,7 @@ from care_cli import registry
 from care_cli.catalog import Catalog
 from care_cli.catalog.store import free_name
 from care_cli.errors import CareError
+from care_cli.outputs import refuse_scanned
 from care_cli.scan import parse_path
 from care_cli.stages.individuals import conflicts
 from care_cli.volumes import volume_of
@@ -56,6 +57,7 @@ def examine(catalog: Catalog, backup: Path | None = None, repair: bool = False) 
     }
     if not findings:
         if backup is not None:
+            refuse_scanned(backup, catalog.scanned_folders())
             catalog.backup(backup)
             report["backup"] = str(backup)
         if repair:
@@ -241,10 +243,10 @@ def _source(catalog: Catalog, source: dict) -> dict:
     root = Path(os.fsdecode(parse_path(source["location"])))
     missing: list[str] = []
     connected = root.is_dir() and volume_of(root).id == source["volume"]
-    after = 0
+    after = b""
     with tqdm(total=source["files"], desc=root.name, unit="file", disable=None if connected else True) as bar:
         while connected and (page := catalog.files_of_source(source["id"], after)):
-            after = page[-1]["id"]
+            after = page[-1]["path_bytes"]
             missing += [row["path"] for row in page if not (root / os.fsdecode(row["path_bytes"])).is_file()]
             bar.update(len(page))
     facts = {key: source[key] for key in ("location", "scanned_at", "files", "gone", "unread")}
