@@ -34,6 +34,7 @@ def identify(
 ) -> None:
     """Name the animals in photos: ranked individuals, known, new or unsure, with evidence."""
     from care_cli import registry
+    from care_cli.pages.sheet import check
     from care_cli.records import Selection
     from care_cli.stages import identify as stage
     from care_cli.stages.devices import choose
@@ -57,6 +58,8 @@ def identify(
         candidates=Selection(species=species, site=site, flank=flank),
     )
     with output.open_catalog(ctx) as catalog:
+        if sheet:
+            check(sheet, catalog.scanned_folders())
         identifier, photos = stage.run(catalog, cfg)
         if sheet:
             write_sheet(ctx, stage, identifier, photos, sheet)
