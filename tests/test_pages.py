@@ -129,6 +129,18 @@ def test_only_the_photos_that_were_asked_for(survey, tmp_path):
     assert Page(path).names() == []
 
 
+def test_unread_files_are_named_for_all_or_for_the_scan_shown(survey, tmp_path):
+    image = survey.add("a.jpg")
+    survey.catalog.begin_meeting()
+    for name in ("lost.jpg", "met.jpg"):
+        row = survey.catalog.add_file(survey.source, name.encode(), name, 1, 1, failure="Input/output error")
+    survey.catalog.meet([row])
+    for images, named in ((None, {"lost.jpg", "met.jpg"}), ([image], {"met.jpg"})):
+        [path] = gallery.write_gallery(survey.catalog, tmp_path / "g.html", images)
+        text = "".join(Page(path).text)
+        assert {name for name in ("lost.jpg", "met.jpg") if name in text} == named
+
+
 def test_people_are_blurred_in_the_picture_itself(survey, tmp_path):
     box = (200, 100, 240, 360)  # in the 480 px picture: 120, 60, 144, 216, and 10 % more on each side
     survey.add("shown.jpg", ("person", 0.9, box))

@@ -23,6 +23,16 @@ def test_one_volume_has_one_identifier(tmp_path):
     assert kind in ("uuid", "fsid", "device") and value
 
 
+def test_no_need_of_what_windows_has_since_python_3_12(tmp_path, monkeypatch):
+    expected = volume_of(tmp_path)
+
+    def absent(path):
+        raise NotImplementedError
+
+    monkeypatch.setattr(type(tmp_path), "is_mount", absent)
+    assert volume_of(tmp_path) == expected
+
+
 @pytest.mark.skipif(not Path("/dev/shm").is_mount(), reason="no second volume is mounted here")
 def test_two_volumes_differ_and_links_are_followed(tmp_path):
     other = volume_of(Path("/dev/shm"))

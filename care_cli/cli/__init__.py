@@ -9,6 +9,8 @@ import io
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -30,18 +32,29 @@ class Commands(TyperGroup):
     def list_commands(self, ctx: typer.Context) -> list[str]:
         return sorted(self.commands, key=ORDER.index)
 
+    def make_context(self, *arguments: object, **settings: object) -> typer.Context:
+        with quiet_end():
+            return super().make_context(*arguments, **settings)
+
     def invoke(self, ctx: typer.Context) -> object:
+        with quiet_end():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def quiet_end() -> Iterator[None]:
+    """Turn Ctrl-C into exit code 130 and a word, and a reader that left (`care crops | head`) into 0."""
+    try:
         try:
-            try:
-                return super().invoke(ctx)
-            finally:
-                sys.stdout.flush()  # here, for a failure while Python ends could not be caught
-        except KeyboardInterrupt:
-            message("Stopped. What was done is kept; the same command goes on.")
-            raise typer.Exit(130) from None
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # such as `care crops | head`: no error
-            raise typer.Exit(0) from None
+            yield
+        finally:
+            sys.stdout.flush()  # here, for a failure while Python ends could not be caught
+    except KeyboardInterrupt:
+        message("Stopped. What was done is kept; the same command goes on.")
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
 
 
 app = typer.Typer(
