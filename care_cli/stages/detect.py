@@ -105,6 +105,7 @@ def run(catalog: Catalog, cfg: DetectConfig, detector: Detector, total: int | No
         catalog.fill_species(run_id, cfg.species)
     arrange(catalog, cfg, tally)
     catalog.finish_run(run_id)
+    catalog.expunge()
     for other, images in catalog.only_in_other_runs(run_id).items():
         catalog.notice(
             f"Run {run_id} is read from now on. {images} photos were dealt with by run {other} alone, with another "
@@ -330,7 +331,7 @@ def arrange(catalog: Catalog, cfg: DetectConfig, tally: Tally) -> None:
     anything = cfg.deployment or any(value is not None for value in said.values())
     for deployment_id in own_ids:
         catalog.set_deployment(deployment_id, **said)
-    for deployment_id in {*own_ids, *(row["id"] for row in met)}:
+    for deployment_id in (*own_ids, *(row["id"] for row in met if row not in own)):
         if anything or catalog.ungrouped(deployment_id):
             catalog.regroup(deployment_id)
     if anything and len(own) < len(met):
