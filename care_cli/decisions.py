@@ -7,14 +7,30 @@ its own tables (`catalog/identity.py`) and the whole log only for an undo and fo
 
 from __future__ import annotations
 
+import unicodedata
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from care_cli.errors import CareError
 from care_cli.records import CATEGORIES, FLANKS
 
 ATTRIBUTES = ("category", "species", "flank")
+NAME_LENGTH = 200  # characters
+
+
+def composed(name: str) -> str:
+    """A name as it is stored and looked for: stripped, in Unicode's composed form."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def checked_name(text: str) -> str:
+    """A name as it is stored. CareError when it is empty, too long or not printable."""
+    name = composed(text)
+    if not name or len(name) > NAME_LENGTH or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        raise CareError(f"A name has 1 to {NAME_LENGTH} printable characters, but got {name[:40]!r}.")
+    return name
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import catalogs
 import numpy as np
 import pytest
 
-from care_cli.catalog import Catalog, store
+from care_cli import geometry
+from care_cli.catalog import Catalog, crops, embeddings, store
 from care_cli.catalog.store import free_name, schema, statements
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
@@ -299,25 +300,72 @@ def test_expunge_finds_copies_in_the_unused_parts_of_pages(catalog):
     catalog.db.conn.execute("DELETE FROM crop_pixels WHERE crop_id = ?", (ids[-1],))
     catalog.db.conn.execute("PRAGMA secure_delete = ON")
     assert catalog.checkpoint()
-    left = catalog.path.read_bytes()
-    assert blobs[-1][200:2800] in left
-    assert catalog.expunge([generator.randbytes(3000)]) and catalog.path.read_bytes() == left  # nothing of that
-    assert catalog.expunge([blobs[-1]])
+    assert blobs[-1][200:2800] in catalog.path.read_bytes()
+    assert catalog.expunge()
     written = catalog.path.read_bytes()
     assert not any(blobs[-1][i : i + 12] in written for i in range(0, 2988, 12))
     assert catalog.pixels(ids) == dict(zip(ids[:-1], blobs[:-1], strict=True)) and catalog.integrity() == []
 
 
-def test_expunge_says_when_another_program_holds_the_old_content(catalog):
+def test_what_stands_in_the_way_of_expunging_leaves_it_to_be_done(catalog):
+    said = []
     ids = catalogs.survey(catalog, 2)
+    catalog.notice = said.append
+    assert catalog.expunge() and catalog.rows("SELECT * FROM leftovers") == []
     with Catalog(catalog.path) as reader:
         reader.db.conn.execute("BEGIN")
         reader.value("SELECT count(*) FROM crop_pixels")
         catalog.db.conn.execute("PRAGMA busy_timeout = 100")
-        catalog.db.conn.execute("DELETE FROM crop_pixels WHERE crop_id = ?", (ids[0],))
-        assert not catalog.expunge([b"x" * 100])
+        catalog.decide(Decision("category", crop_id=ids[0], value="person"))
+        assert not catalog.expunge() and "care doctor" in said[0]
         reader.db.conn.execute("COMMIT")
-    assert catalog.expunge([b"x" * 100])
+    assert len(catalog.rows("SELECT * FROM leftovers")) == 1
+    assert catalog.expunge() and catalog.rows("SELECT * FROM leftovers") == []
+    size = catalog.path.stat().st_mtime_ns
+    assert catalog.expunge() and catalog.path.stat().st_mtime_ns == size  # nothing to do
+
+
+def test_that_pixels_are_to_be_expunged_outlives_the_process(tmp_path):
+    """What is noted in the transaction that replaces pixels is there for whoever opens the file next."""
+    with catalogs.new(tmp_path / "care.db") as catalog:
+        [first, _] = catalogs.survey(catalog, 2)
+        with pytest.raises(RuntimeError), catalog.transaction():
+            catalog.replace_pixels(first, b"\xff\xd8 other")
+            raise RuntimeError
+        assert catalog.rows("SELECT * FROM leftovers") == []
+        catalog.replace_pixels(first, b"\xff\xd8 other")
+    with Catalog(catalog.path) as later:
+        assert len(later.rows("SELECT * FROM leftovers")) == 1 and later.expunge()
+        assert later.rows("SELECT * FROM leftovers") == [] and later.pixels([first]) == {first: b"\xff\xd8 other"}
+
+
+# -- what SQLite refuses
+
+
+def test_damaged_pages_and_numbers_too_large_are_said_in_words(tmp_path):
+    with catalogs.new(tmp_path / "care.db") as catalog:
+        catalogs.survey(catalog, 4)
+        [root] = catalog.rows("SELECT rootpage FROM sqlite_master WHERE name = 'crops'")
+    data = bytearray(catalog.path.read_bytes())
+    start = (root["rootpage"] - 1) * 16384
+    data[start : start + 300] = bytes(range(150)) * 2
+    catalog.path.write_bytes(data)
+    with Catalog(catalog.path) as damaged:
+        with pytest.raises(CareError, match=r"is damaged.*care doctor"):
+            damaged.crop_rows(Selection())
+        with pytest.raises(CareError, match="that large"):
+            damaged.value("SELECT ?", (2**63,))
+        with pytest.raises(sqlite3.OperationalError, match="no such table"):  # our own mistake stays one
+            damaged.value("SELECT * FROM absent")
+
+
+def test_a_locked_catalog_is_said_in_words(catalog):
+    with Catalog(catalog.path) as other:
+        other.db.conn.execute("BEGIN IMMEDIATE")
+        catalog.db.conn.execute("PRAGMA busy_timeout = 10")
+        with pytest.raises(CareError, match="locked"):
+            catalogs.detect_run(catalog)
+        other.db.conn.execute("ROLLBACK")
 
 
 # -- runs
@@ -343,6 +391,16 @@ def test_a_run_is_its_command_model_and_settings(catalog):
     assert catalog.active_run(others[0]) == others[0]
     with pytest.raises(CareError, match="no detect run 99"):
         catalog.active_run(99)
+    assert catalog.find_run("detect", {"iou": 0.7, "size": 641}, spec) == others[0]
+    assert catalog.find_run("detect", {"size": 642}, spec) is None
+
+
+def test_a_model_is_described_as_it_was_used_last(catalog):
+    run = catalog.begin_run("detect", {}, catalogs.DETECTOR)
+    assert catalog.shown_confidence(run) == 0.3
+    assert catalog.begin_run("detect", {}, replace(catalogs.DETECTOR, shown=0.4, licence="MIT")) == run
+    assert catalog.shown_confidence(run) == 0.4
+    assert [row["licence"] for row in catalog.rows("SELECT licence FROM models")] == ["MIT"]
 
 
 def test_embeddings_must_be_of_length_one_and_stay_in_their_run(pair):
@@ -354,6 +412,22 @@ def test_embeddings_must_be_of_length_one_and_stay_in_their_run(pair):
         pair.add_embeddings(other, [1], np.array([[0.6, 0.9]], np.float32))
     with pytest.raises(sqlite3.IntegrityError, match=r"length\(vector\)"):
         pair.db.conn.execute("INSERT INTO embeddings VALUES (9, 2, 1, 3, x'00', NULL)")
+
+
+def test_embeddings_are_read_in_pages(catalog, monkeypatch):
+    monkeypatch.setattr(embeddings, "PAGE", 2)
+    ids = catalogs.survey(catalog, 5)
+    run = catalog.begin_run("index", {}, catalogs.EMBEDDER)
+    vectors = np.eye(5, 8, dtype=np.float32)
+    for chosen in ([3, 0], [4, 1, 2]):  # not in the order of the crops
+        catalog.add_embeddings(run, [ids[i] for i in chosen], vectors[chosen])
+    stored = catalog.embeddings(run)
+    assert stored.ids.tolist() == ids
+    np.testing.assert_array_equal(stored.vectors, vectors)
+    plan = catalog.rows(
+        "EXPLAIN QUERY PLAN SELECT vector FROM embeddings WHERE run_id = 1 AND crop_id > 0 ORDER BY crop_id LIMIT 9"
+    )
+    assert "B-TREE" not in str(plan)
 
 
 # -- which crops commands read
@@ -398,6 +472,45 @@ def test_a_new_runs_crop_on_a_named_crop_counts_as_that_one(catalog, overlap, co
     assert visible(catalog) == [named, body]  # another category is another thing
 
 
+@pytest.mark.parametrize(("overlap", "is_that_body"), [(0.52, True), (0.48, False)])
+def test_an_animal_of_a_new_run_on_a_decided_persons_body_is_not_shown(catalog, overlap, is_that_body):
+    image = catalogs.add_photo(catalog, "a.png")
+    [first] = catalogs.add_crops(catalog, catalogs.detect_run(catalog), image, "a.png", [catalogs.found(ANIMAL)])
+    second = catalogs.detect_run(catalog, size=960)
+    [again] = catalogs.add_crops(catalog, second, image, "a.png", [catalogs.found(shifted(overlap))])
+    catalog.decide(Decision("category", crop_id=first, value="person"))
+    assert visible(catalog) == ([first] if is_that_body else [first, again])
+
+
+def test_a_decision_that_is_taken_back_shows_and_hides_nothing(catalog):
+    image = catalogs.add_photo(catalog, "a.png")
+    [old] = catalogs.add_crops(catalog, catalogs.detect_run(catalog), image, "a.png", [catalogs.found(ANIMAL)])
+    second = catalogs.detect_run(catalog, size=960)
+    [new] = catalogs.add_crops(catalog, second, image, "a.png", [catalogs.found(ANIMAL)])
+    named = catalog.decide(Decision("create", crop_id=old, value="Luna"))
+    assert visible(catalog) == [old]
+    undo = catalog.decide(Decision("undo", undoes=named.id))
+    assert visible(catalog) == [new]
+    catalog.decide(Decision("undo", undoes=undo.id))
+    assert visible(catalog) == [old]
+    catalog.begin_meeting()
+    catalog.meet([1])
+    assert catalog.count_visible(second) == {"animal": 1}
+
+
+def test_overlap_in_sql_is_the_iou_of_geometry(catalog):
+    generator = np.random.default_rng(3)
+    columns = "x REAL, y REAL, w REAL, h REAL"
+    catalog.db.conn.execute(f"CREATE TEMP TABLE one ({columns})")
+    catalog.db.conn.execute(f"CREATE TEMP TABLE other ({columns})")
+    boxes = generator.uniform(1, 9, (2, 40, 4))
+    for table, rows in zip(("one", "other"), boxes, strict=True):
+        catalog.db.conn.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", rows.tolist())
+    for least in (0.2, 0.5):
+        sql = f"SELECT sum({crops.overlap('one', 'other', least)}) FROM one, other"
+        assert catalog.value(sql) == (geometry.iou(*boxes) >= least).sum() > 10
+
+
 def test_imported_crops_are_always_shown(catalog):
     image = catalogs.add_photo(catalog, "a.png")
     run = catalog.begin_run("import", {"dataset": "lions"})
@@ -436,10 +549,30 @@ def test_an_image_known_from_results_becomes_one_with_its_bytes(catalog):
     with catalog.transaction():  # b.jpg has the same bytes: its row gives all it has to the first
         assert catalog.add_image(photo, None, catalog.unseen_image(unseen[1])) == first
     assert catalog.value("SELECT count(*) FROM images") == 1
-    assert [catalog.crop(crop)["image_id"] for crop in crops] == [first, first]
+    assert catalog.rows("SELECT id, image_id FROM crops") == [{"id": crops[0], "image_id": first}]  # said once
     owners = catalog.rows("SELECT id, image_id FROM image_files ORDER BY id")
     assert [(row["id"], row["image_id"]) for row in owners] == [(file, first) for file in files]
     assert catalog.undone_images(run, [first]) == [] and catalog.broken_references() == []
+
+
+def test_of_two_crops_that_become_one_the_decided_one_stays(catalog):
+    run = catalog.begin_run("detect", {}, catalogs.DETECTOR)
+    other = catalog.begin_run("detect", {"size": 960}, catalogs.DETECTOR)
+    found = Crop(Detection((1.0, 1.0, 9.0, 9.0), 0.9, "animal", "animal"), (0, 0, 11, 11))
+    with catalog.transaction():
+        seen = catalog.add_image(Photo("a" * 64, 10), None)
+        unseen = catalog.value("INSERT INTO images (state) VALUES ('unseen') RETURNING id")
+        north = catalog.add_deployment("north")
+        catalog.db.conn.execute("UPDATE images SET deployment_id = ? WHERE id = ?", (north, unseen))
+        catalog.add_crops(run, seen, [found])
+        [decided] = catalog.add_crops(run, unseen, [found])
+        [alone] = catalog.add_crops(other, unseen, [found])
+    catalog.decide(Decision("create", crop_id=decided, value="Luna"))
+    with catalog.transaction():
+        assert catalog.add_image(Photo("a" * 64, 10), None, unseen) == seen
+    assert catalog.rows("SELECT id, image_id FROM crops ORDER BY id") == [
+        {"id": decided, "image_id": seen}, {"id": alone, "image_id": seen}]  # fmt: skip
+    assert catalog.value("SELECT deployment_id FROM images") == north and catalog.broken_references() == []
 
 
 def test_files_not_met_by_a_whole_scan_are_gone_until_met_again(catalog):
@@ -524,3 +657,15 @@ def test_the_event_of_a_photo_from_outside(catalog):
     assert catalog.event_images("H500", "2024-05-01 15:00:00") == set()
     assert catalog.event_images(None, "2024-05-01 12:00:00") == set()
     assert catalog.event_images("H500", None) == set()
+    loose = catalogs.add_photo(catalog, "loose.png", "2024-05-01 15:10:00", deployment=None, serial="H500")
+    assert catalog.event_images("H500", "2024-05-01 15:00:00") == {loose}  # of no event, but of that time
+
+
+def test_a_photo_without_a_deployment_joins_the_event_of_its_camera(catalog):
+    loose = catalogs.add_photo(catalog, "a.png", "2024-05-01 12:00:00", deployment=None, serial="H500")
+    catalogs.add_photo(catalog, "b.png", "2024-05-01 12:10:00", serial="H500")
+    catalog.regroup(1)
+    added = catalogs.add_photo(catalog, "c.png", "2024-05-01 12:05:00", deployment=None, serial="H500")
+    catalog.take_event(added)
+    assert groups(catalog)[added - 1][2] == groups(catalog)[1][2] is not None
+    assert catalog.images_of_event(added) == {2, added} and groups(catalog)[loose - 1][2] is None

@@ -143,6 +143,35 @@ def test_decisions_at_odds_are_advice(catalog):
     assert {topic for _, topic in topics(doctor.examine(catalog))} == {"conflict", "individuals"}
 
 
+def test_an_animal_that_another_run_calls_a_person_is_told_until_someone_decides(catalog):
+    later = catalogs.detect_run(catalog)
+    for image, (x, confidence) in enumerate([(44.0, 0.15), (44.0, 0.05), (160.0, 0.9)], 1):
+        body = catalogs.found((x, 30.0, 80.0, 60.0), "person", confidence)
+        catalogs.add_crops(catalog, later, image, f"IMG_{image - 1}.PNG", [body])
+    catalog.decide(Decision("undo", undoes=1))
+    report = doctor.examine(catalog)
+    [finding] = [one for one in report["findings"] if one["topic"] == "people"]
+    assert (finding["level"], "crops 1." in finding["text"]) == ("advice", True)
+    assert report["counts"]["individuals"] == 1  # the one whose making is undone is none
+    catalog.decide(Decision("category", crop_id=1, value="animal"))
+    assert "people" not in {topic for _, topic in topics(doctor.examine(catalog))}
+
+
+def test_copies_of_deleted_pixels_are_removed(catalog):
+    catalog.db.conn.execute("UPDATE crops SET category = 'person', model_category = 'person' WHERE id = 3")
+    assert len(catalog.rows("SELECT * FROM leftovers")) == 1  # as a killed command leaves it
+    doctor.examine(catalog)
+    assert catalog.rows("SELECT * FROM leftovers") == []
+
+
+def test_files_are_looked_for_in_pages(catalog):
+    paths, after = [], b""
+    while page := catalog.files_of_source(1, after, limit=3):
+        paths += [row["path"] for row in page]
+        after = page[-1]["path_bytes"]
+    assert paths == [f"IMG_{number}.PNG" for number in range(4)]
+
+
 def test_files_gone_from_a_connected_card_and_a_card_that_is_not_there(catalog, blank, tmp_path):
     card = tmp_path / "card"
     shutil.copytree(blank.parent / "card", card)

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from care_cli.catalog import Catalog
 from care_cli.errors import CareError
 from care_cli.exchange.dataset_table import FLANK_WORDS, Dataset, flank
+from care_cli.images import decode_jpeg
 from care_cli.records import Crop, Detection, ModelSpec, Selection
 from care_cli.stages import import_dataset
 from care_cli.stages.import_dataset import run
@@ -162,7 +163,7 @@ def test_what_is_kept_as_it_is_and_what_is_encoded_anew(catalog, tmp_path):
     data = tmp_path / "set"
     small = photo(data / "A" / "small.jpg", 1)
     photo(data / "A" / "large.jpg", 2, (1200, 600))
-    photo(data / "A" / "flat.png", 3, format="PNG")
+    flat = photo(data / "A" / "flat.png", 3, format="PNG")
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = photo(data / "A" / "turned.jpg", 4, exif=exif)
@@ -174,8 +175,8 @@ def test_what_is_kept_as_it_is_and_what_is_encoded_anew(catalog, tmp_path):
     pixels = {row["path"]: catalog.pixels([row["crop"]])[row["crop"]] for row in catalog.crop_rows(Selection())}
     assert pixels["A/small.jpg"] == small
     assert Image.open(io.BytesIO(pixels["A/large.jpg"])).size == (800, 400)
-    flat = Image.open(io.BytesIO(pixels["A/flat.png"]))
-    assert flat.format == "JPEG" and flat.size == (60, 40)
+    assert pixels["A/flat.png"] == flat and decode_jpeg(flat).size == (60, 40)
+    assert catalog.bad_pixels() == []
     assert pixels["A/turned.jpg"] != turned
     assert Image.open(io.BytesIO(pixels["A/turned.jpg"])).size == (40, 60)  # upright
     assert Image.open(io.BytesIO(pixels["A/cut.jpg"])).size == (60, 40)
@@ -212,6 +213,33 @@ def test_names_of_two_sets_are_never_joined_unasked(catalog, tmp_path):
     photo(tmp_path / "third" / "7" / "1.jpg", 9)
     run(catalog, Dataset(tmp_path / "third", join=True))
     assert sorted(row["individual"] for row in catalog.crop_rows(Selection())) == ["7", "7", "b-7"]
+
+
+def test_names_are_composed_and_must_be_printable(catalog, tmp_path):
+    data = tmp_path / "set"
+    photo(data / "1.jpg", 1)
+    photo(data / "Zoe\u0308" / "2.jpg", 2)  # as macOS writes a folder's name: e and the two dots
+    table = write_table(tmp_path / "t.csv", [{"path": "1.jpg", "identity": "Zoe\u0308"}])
+    run(catalog, Dataset(data, table))
+    run(catalog, Dataset(data, join=True))
+    assert [row["individual"] for row in catalog.individual_rows()] == ["Zo\u00eb"]
+    assert catalog.find_individual("Zoe\u0308") == catalog.find_individual(" Zo\u00eb ")
+    assert len(catalog.crop_rows(Selection(individual="Zoe\u0308"))) == 2
+    table = write_table(tmp_path / "t.csv", [{"path": "1.jpg", "identity": "A\x07B"}])
+    with pytest.raises(CareError, match=r"t.csv line 2: A name has .* printable"):
+        run(catalog, Dataset(data, table))
+
+
+def test_what_a_cell_may_hold(catalog, tmp_path):
+    data = tmp_path / "set"
+    photo(data / "1.jpg", 1)
+    names = {"1.jpg": "B\u2028C"}  # a line separator of Unicode ends no row
+    notes = "first\x0bsecond\x0cthird\nfourth"
+    table = write_table(tmp_path / "t.csv", [{"path": "1.jpg", "note": notes, "identity": names["1.jpg"]}])
+    assert run(catalog, Dataset(data, table))["failed"] == 0 and named(catalog) == names
+    table = write_table(tmp_path / "t.csv", [{"path": "1.jpg", "identity": "x" * 200_000}])
+    with pytest.raises(CareError, match=r"t.csv cannot be read as CSV, behind line 1: field larger"):
+        run(catalog, Dataset(data, table))
 
 
 def test_a_name_that_was_changed_by_hand_stays(catalog, tmp_path):

@@ -5,10 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
+from care_cli.decisions import Decision, composed, undone
+from care_cli.geometry import Box
 from care_cli.records import Crop, Selection
 from care_cli.scan import deployment_folder
+from care_cli.thresholds import ONE_BEING, SHOWN
 
-SHOWN = 0.2  # confidence from which detections are shown where the model says nothing
+SAME_ANIMAL = 0.6  # IoU from which two runs' boxes are of one animal
+
+
+def overlap(one: str, other: str, least: float) -> str:
+    """SQL: do the boxes of two rows of crops overlap with an IoU of at least `least`?
+
+    inter / (a + b - inter) >= least  <=>  (1 + least) * inter >= least * (a + b)
+    """
+    inter = " * ".join(
+        f"max(0, min({one}.{at} + {one}.{size}, {other}.{at} + {other}.{size}) - max({one}.{at}, {other}.{at}))"
+        for at, size in ("xw", "yh")
+    )
+    return f"{1 + least} * {inter} >= {least} * ({one}.w * {one}.h + {other}.w * {other}.h)"
+
 
 # crops that a decision in force speaks of; :undone are the decisions that are taken back
 DECIDED = """decided AS MATERIALIZED (
@@ -176,7 +192,7 @@ class CropsTable:
             "visible.category": selection.category,
             "visible.species": selection.species,
             "visible.flank": selection.flank,
-            "individuals.name": composed(selection.individual),
+            "individuals.name": selection.individual and composed(selection.individual),
         }
         for column, value in equal.items():
             if value is not None:

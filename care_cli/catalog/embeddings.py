@@ -27,6 +27,14 @@ class EmbeddingsTable:
         )
         return [row["id"] for row in rows]
 
+    def without_pixels(self, crop_ids: Sequence[int]) -> list[int]:
+        """Those of `crop_ids` that have no pixels, in the order given."""
+        rows = self.rows(
+            "SELECT value AS id FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM crop_pixels WHERE crop_id = value)",
+            (json.dumps(list(crop_ids)),),
+        )
+        return [row["id"] for row in rows]
+
     def add_embeddings(self, run_id: int, crop_ids: Sequence[int], vectors: np.ndarray) -> None:
         """Write `vectors (N, D) float32, L2 norm 1` for crops `(N,)`; one transaction.
 
@@ -44,22 +52,23 @@ class EmbeddingsTable:
             )
 
     def embeddings(self, run_id: int) -> Embeddings:
-        """All vectors of a run, oldest first; read in pages, no cursor stays open."""
+        """All vectors of a run, by crop id; read in pages, no cursor stays open."""
         ids: list[int] = []
         blocks: list[np.ndarray] = []
         after = 0
         while True:
-            rows = self.db.conn.execute(
-                "SELECT id, crop_id, dim, vector FROM embeddings WHERE run_id = ? AND id > ? ORDER BY id LIMIT ?",
+            rows = self.rows(
+                "SELECT crop_id, dim, vector FROM embeddings WHERE run_id = ? AND crop_id > ? ORDER BY crop_id LIMIT ?",
                 (run_id, after, PAGE),
-            ).fetchall()
+            )
             if not rows:
                 break
-            after = rows[-1][0]
-            ids += [row[1] for row in rows]
-            blocks.append(np.frombuffer(b"".join(row[3] for row in rows), "<f4").reshape(len(rows), rows[0][2]))
-        vectors = np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
-        return Embeddings(np.array(ids, np.int64), vectors)
+            after = rows[-1]["crop_id"]
+            ids += [row["crop_id"] for row in rows]
+            vectors = b"".join(row["vector"] for row in rows)
+            blocks.append(np.frombuffer(vectors, "<f4").reshape(len(rows), rows[0]["dim"]))
+        stacked = np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
+        return Embeddings(np.array(ids, np.int64), stacked)
 
     def index_runs(self) -> list[dict]:
         """Finished index runs with their models, newest first."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from care_cli.geometry import Box
-
 
 class ExchangeQueries:
     """Questions that join tables for files that leave the catalog or come in."""
@@ -59,32 +57,6 @@ class ExchangeQueries:
             "FROM deployments LEFT JOIN timed_images AS images ON deployment_id = deployments.id "
             "GROUP BY deployments.id ORDER BY deployments.name"
         )
-
-    def places(self, image_ids: Iterable[int]) -> dict[int, list[dict]]:
-        """Every place where the bytes of these images were seen, the likeliest first, by image id.
-
-        Fields: location (readable form), path_bytes, bytes, mtime_ns, sha256.
-        """
-        found: dict[int, list[dict]] = {}
-        for row in self.rows(
-            "SELECT image_id, location, path_bytes, image_files.bytes, mtime_ns, sha256 FROM image_files "
-            "JOIN sources ON sources.id = source_id JOIN images ON images.id = image_id "
-            "WHERE image_id IN (SELECT value FROM json_each(?)) ORDER BY gone_at IS NOT NULL, image_files.id",
-            (json.dumps(list(image_ids)),),
-        ):
-            found.setdefault(row.pop("image_id"), []).append(row)
-        return found
-
-    def people(self, image_ids: Iterable[int], confidence: float) -> dict[int, list[Box]]:
-        """Boxes `(x, y, w, h)` px that any run (from `confidence`) or a decision calls a person, by image id."""
-        found: dict[int, list[Box]] = {}
-        for row in self.rows(
-            "SELECT image_id, x, y, w, h FROM crops WHERE image_id IN (SELECT value FROM json_each(?)) AND "
-            "category = 'person' AND (confidence >= ? OR model_category <> 'person')",
-            (json.dumps(list(image_ids)), confidence),
-        ):
-            found.setdefault(row["image_id"], []).append((row["x"], row["y"], row["w"], row["h"]))
-        return found
 
     # -- imports
 

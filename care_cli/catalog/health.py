@@ -35,10 +35,11 @@ class Health:
         return [f"{table} row {row} -> {parent}" for table, row, parent, _ in rows]
 
     def counts(self) -> dict[str, int]:
-        """Rows of each table of the survey."""
+        """Rows of each table of the survey; of individuals, those that are there now."""
         tables = ("sources", "deployments", "images", "image_files", "crops", "crop_pixels", "embeddings",
                   "keypoints", "individuals", "decisions", "runs", "models")  # fmt: skip
-        return {table: self.value(f"SELECT count(*) FROM {table}") for table in tables}
+        found = {table: self.value(f"SELECT count(*) FROM {table}") for table in tables}
+        return found | {"individuals": self.value("SELECT count(*) FROM individuals WHERE status = 'active'")}
 
     def sources_seen(self) -> list[dict]:
         """Sources with where they were last and how many of their files are there, gone, unread."""
@@ -48,11 +49,11 @@ class Health:
             "FROM sources LEFT JOIN image_files ON source_id = sources.id GROUP BY sources.id"
         )
 
-    def files_of_source(self, source_id: int, after: int, limit: int = 4096) -> list[dict]:
-        """A page of a source's files that are not known to be gone, by key."""
+    def files_of_source(self, source_id: int, after: bytes, limit: int = 4096) -> list[dict]:
+        """A page of a source's files that are not known to be gone, by path: those that follow the path `after`."""
         return self.rows(
-            "SELECT id, path_bytes, path FROM image_files WHERE source_id = ? AND gone_at IS NULL AND id > ? "
-            "ORDER BY id LIMIT ?",
+            "SELECT path_bytes, path FROM image_files WHERE source_id = ? AND gone_at IS NULL AND path_bytes > ? "
+            "ORDER BY path_bytes LIMIT ?",
             (source_id, after, limit),
         )
 
@@ -86,17 +87,19 @@ class Health:
     def bad_vectors(self) -> list[int]:
         """Crop ids of embeddings whose vector is not finite or not of norm 1; read in pages."""
         bad, after = [], 0
-        while rows := self.db.conn.execute(
+        while rows := self.rows(
             "SELECT id, crop_id, vector FROM embeddings WHERE id > ? ORDER BY id LIMIT 1024", (after,)
-        ).fetchall():
-            after = rows[-1][0]
-            norms = np.array([np.linalg.norm(np.frombuffer(vector, "<f4")) for _, _, vector in rows])
-            bad += [crop for (_, crop, _), norm in zip(rows, norms, strict=True) if not abs(norm - 1) < 1e-3]
+        ):
+            after = rows[-1]["id"]
+            norms = [np.linalg.norm(np.frombuffer(row["vector"], "<f4")) for row in rows]
+            bad += [row["crop_id"] for row, norm in zip(rows, norms, strict=True) if not abs(norm - 1) < 1e-3]
         return bad
 
     def bad_pixels(self) -> list[int]:
-        """Crop ids whose stored pixels are no JPEG."""
-        rows = self.rows("SELECT crop_id FROM crop_pixels WHERE substr(jpeg, 1, 2) <> x'FFD8'")
+        """Crop ids whose stored pixels begin as no JPEG and, for imported photos, no PNG does."""
+        rows = self.rows(
+            "SELECT crop_id FROM crop_pixels WHERE substr(jpeg, 1, 2) <> x'FFD8' AND substr(jpeg, 1, 4) <> x'89504E47'"
+        )
         return [row["crop_id"] for row in rows]
 
     def stale_embeddings(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from care_cli.catalog.store import now
-from care_cli.decisions import ATTRIBUTES, Decision, Individual, Replay, apply, contradictions, replay, undone
+from care_cli.decisions import ATTRIBUTES, Decision, Individual, Replay, apply, composed, contradictions, replay, undone
 from care_cli.errors import CareError
 
 
@@ -185,6 +185,7 @@ class IdentityLog:
 
     def find_individual(self, name: str) -> int:
         """The id of an active individual; CareError with the nearest names when there is none."""
+        name = composed(name)
         if (found := self.active(name)) is not None:
             return found
         names = [row["name"] for row in self.rows("SELECT name FROM individuals WHERE status = 'active'")]
@@ -219,9 +220,12 @@ class IdentityLog:
 
     def names_of_crops(self, crop_ids: Iterable[int] | None = None) -> dict[int, str]:
         """Crop id to the individual's name, of all named crops or of these."""
-        rows = self.rows("SELECT crop_id, name FROM crop_identity JOIN individuals ON individuals.id = individual_id")
-        names = {row["crop_id"]: row["name"] for row in rows}
-        return names if crop_ids is None else {crop: names[crop] for crop in crop_ids if crop in names}
+        rows = self.rows(
+            "SELECT crop_id, name FROM crop_identity JOIN individuals ON individuals.id = individual_id "
+            "WHERE :ids IS NULL OR crop_id IN (SELECT value FROM json_each(:ids))",
+            {"ids": None if crop_ids is None else json.dumps(list(crop_ids))},
+        )
+        return {row["crop_id"]: row["name"] for row in rows}
 
     def history(self, individual_id: int | None = None) -> list[dict]:
         """Log entries as a listing shows them; undone ones are marked.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
 
@@ -83,8 +84,29 @@ class PhotosTable:
         )
 
     def _become_one(self, unseen_id: int, image_id: int) -> None:
+        """Give all that hangs on an image of unseen bytes to the image whose bytes they are.
+
+        What one run says of both it says once: of two crops the one that a decision speaks of stays.
+        """
         execute = self.db.conn.execute
+        undecided = "NOT EXISTS (SELECT 1 FROM decisions WHERE crop_id = crops.id)"
+        execute(
+            f"DELETE FROM crops WHERE image_id = ? AND {undecided} "
+            "AND run_id IN (SELECT run_id FROM run_images WHERE image_id = ?)",
+            (unseen_id, image_id),
+        )
+        execute(
+            f"DELETE FROM crops WHERE image_id = ? AND {undecided} AND EXISTS (SELECT 1 FROM crops AS same "
+            "WHERE same.image_id = ? AND (same.run_id, same.x, same.y, same.w, same.h) = "
+            "(crops.run_id, crops.x, crops.y, crops.w, crops.h))",
+            (image_id, unseen_id),
+        )
         execute("UPDATE crops SET image_id = ? WHERE image_id = ?", (image_id, unseen_id))
+        execute(
+            "UPDATE images SET deployment_id = (SELECT deployment_id FROM images WHERE id = ?) "
+            "WHERE id = ? AND deployment_id IS NULL",
+            (unseen_id, image_id),
+        )
         execute("UPDATE image_files SET image_id = ? WHERE image_id = ?", (image_id, unseen_id))
         execute(
             "INSERT OR IGNORE INTO run_images SELECT run_id, ? FROM run_images WHERE image_id = ?",
@@ -259,27 +281,48 @@ class PhotosTable:
         )
         return (rows[0]["location"], rows[0]["path_bytes"]) if rows else None
 
+    def places(self, image_ids: Iterable[int]) -> dict[int, list[dict]]:
+        """Every place where the bytes of these images were seen, the likeliest first, by image id.
+
+        Fields: location (readable form), path_bytes, bytes, mtime_ns, sha256.
+        """
+        found: dict[int, list[dict]] = {}
+        for row in self.rows(
+            "SELECT image_id, location, path_bytes, image_files.bytes, mtime_ns, sha256 FROM image_files "
+            "JOIN sources ON sources.id = source_id JOIN images ON images.id = image_id "
+            "WHERE image_id IN (SELECT value FROM json_each(?)) ORDER BY gone_at IS NOT NULL, image_files.id",
+            (json.dumps(list(image_ids)),),
+        ):
+            found.setdefault(row.pop("image_id"), []).append(row)
+        return found
+
     def take_event(self, image_id: int) -> None:
         """Put an image without a deployment into the event of the same camera at the same time, if there is one."""
         image = self.rows("SELECT serial, captured_at, deployment_id FROM images WHERE id = ?", (image_id,))[0]
-        same = self.event_images(image["serial"], image["captured_at"])
-        if same and image["deployment_id"] is None:
-            deployment = self.value("SELECT deployment_id FROM images WHERE id = ?", (min(same),))
+        if image["deployment_id"] is not None:
+            return
+        deployment = self.value(
+            "SELECT deployment_id FROM images WHERE id IN (SELECT value FROM json_each(?)) "
+            "AND deployment_id IS NOT NULL ORDER BY id",
+            (json.dumps(sorted(self.event_images(image["serial"], image["captured_at"]))),),
+        )
+        if deployment:
             self.db.conn.execute("UPDATE images SET deployment_id = ? WHERE id = ?", (deployment, image_id))
-            if deployment:
-                self.regroup(deployment)
+            self.regroup(deployment)
 
     def event_images(self, serial: str | None, captured_at: str | None, gap_s: int = 1800) -> set[int]:
-        """Images of the event that a photo not in the catalog belongs to: same camera serial, time within the gap.
+        """Images of the event that a photo belongs to: same camera serial, time within the gap.
 
-        Every event with a photo within the gap is taken whole. Empty when serial or time is unknown.
+        Every event with a photo within the gap is taken whole; an image that is in none counts for itself. Empty
+        when serial or time is unknown.
         """
         if not serial or not captured_at:
             return set()
         rows = self.rows(
-            "SELECT id FROM images WHERE event_id IN (SELECT event_id FROM images WHERE serial = :serial AND "
+            "WITH near AS (SELECT id, event_id FROM images WHERE serial = :serial AND "
             "captured_at BETWEEN strftime('%Y-%m-%d %H:%M:%S', :at, :minus) AND "
-            "strftime('%Y-%m-%d %H:%M:%f', :at, :plus))",
+            "strftime('%Y-%m-%d %H:%M:%f', :at, :plus)) "
+            "SELECT id FROM near UNION SELECT id FROM images WHERE event_id IN (SELECT event_id FROM near)",
             {"serial": serial, "at": captured_at, "minus": f"-{gap_s} seconds", "plus": f"+{gap_s} seconds"},
         )
         return {row["id"] for row in rows}

@@ -15,10 +15,12 @@ class RunsTable:
     """`models` and `runs`. A run's identity is its command, its model's digest and its settings."""
 
     def add_model(self, spec: ModelSpec) -> int:
-        """The row of a model's weights, by digest; made when it is new. `spec.sha256` must be known."""
+        """The row of a model's weights, by digest, as it is described now. `spec.sha256` must be known."""
         with self.transaction():
             self.db.conn.execute(
-                "INSERT OR IGNORE INTO models (sha256, name, task, licence, spec, file) VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO models (sha256, name, task, licence, spec, file) VALUES (?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (sha256) DO UPDATE SET name = excluded.name, task = excluded.task, "
+                "licence = excluded.licence, spec = excluded.spec, file = excluded.file",
                 (spec.sha256, spec.name, spec.task, spec.licence, json.dumps(asdict(spec)), spec.file),
             )
             return self.value("SELECT id FROM models WHERE sha256 = ?", (spec.sha256,))
@@ -29,9 +31,7 @@ class RunsTable:
         `settings` is everything that changes results; `execution` (paths, device, batch, ...) is noted
         per execution and does not.
         """
-        canonical = json.dumps(settings, sort_keys=True)
-        identity = json.dumps([command, spec.sha256 if spec else None, json.loads(canonical)], sort_keys=True)
-        digest = hashlib.sha256(identity.encode()).hexdigest()
+        canonical, digest = json.dumps(settings, sort_keys=True), _identity(command, settings, spec)
         with self.transaction():
             model_id = self.add_model(spec) if spec else None
             self.db.conn.execute(
@@ -44,6 +44,10 @@ class RunsTable:
                 (json.dumps({"at": now(), **execution}), run_id),
             )
         return run_id
+
+    def find_run(self, command: str, settings: dict, spec: ModelSpec | None = None) -> int | None:
+        """The run of this identity, or None."""
+        return self.value("SELECT id FROM runs WHERE identity = ?", (_identity(command, settings, spec),))
 
     def finish_run(self, run_id: int) -> None:
         """Mark that an execution of the run reached its end; the latest finished detect run is the active one."""
@@ -93,3 +97,9 @@ class RunsTable:
         if latest and latest["finished_at"] is None:
             self.notice("No detect run has finished yet; using what the unfinished one has found so far.")
         return latest["id"] if latest else 0
+
+
+def _identity(command: str, settings: dict, spec: ModelSpec | None) -> str:
+    """SHA-256 of all that makes a run this run."""
+    canonical = json.dumps([command, spec.sha256 if spec else None, settings], sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -130,7 +130,7 @@ CREATE TABLE crop_pixels (          -- an animal's pixels; every later stage see
 
 CREATE TABLE leftovers (            -- at most one row: pixels were deleted since the file was last written anew
   id      INTEGER PRIMARY KEY CHECK (id = 1),
-  since   TEXT NOT NULL             -- UTC
+  at      TEXT NOT NULL             -- when last, UTC
 ) STRICT;
 
 CREATE TABLE templates (            -- an annotated reference crop and its named points
@@ -270,9 +270,9 @@ END;
 /* SQLite leaves copies of rows that it moved in the unused parts of pages, so that deleted pixels are gone only
    when the file is written anew. These rows say that this is still to be done, whatever happens meanwhile. */
 CREATE TRIGGER deleted_pixels_leave_copies AFTER DELETE ON crop_pixels
-BEGIN INSERT OR IGNORE INTO leftovers VALUES (1, strftime('%Y-%m-%dT%H:%M:%fZ')); END;
+BEGIN INSERT OR REPLACE INTO leftovers VALUES (1, strftime('%Y-%m-%dT%H:%M:%fZ')); END;
 CREATE TRIGGER replaced_pixels_leave_copies AFTER UPDATE OF jpeg ON crop_pixels
-BEGIN INSERT OR IGNORE INTO leftovers VALUES (1, strftime('%Y-%m-%dT%H:%M:%fZ')); END;
+BEGIN INSERT OR REPLACE INTO leftovers VALUES (1, strftime('%Y-%m-%dT%H:%M:%fZ')); END;
 
 /* The log is append-only: an error is undone by a new entry, never by changing an old one. */
 CREATE TRIGGER decisions_are_not_changed BEFORE UPDATE ON decisions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -17,8 +17,7 @@ from care_cli.errors import CareError
 APPLICATION_ID = 0x43415245  # 'CARE', in the file's header
 BUSY_S = 60  # how long to wait for another process's transaction
 DISK_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY)
-LEAF = 13  # a page of rows in SQLite's file format; the others of a table's tree point at pages
-TRACE = 24  # bytes that are no coincidence
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def now() -> str:
@@ -73,12 +72,14 @@ class Store:
 
     def _check_format(self) -> bool:
         """Whether the file is still empty (new, or its creation was interrupted)."""
-        application = self.value("PRAGMA application_id")
-        if application == 0 and self.value("SELECT count(*) FROM sqlite_master") == 0:
+        execute = self.db.conn.execute
+        [application] = execute("PRAGMA application_id").fetchone()
+        [things] = execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application == things == 0:
             return True
         if application != APPLICATION_ID:
             raise CareError(f"{self.path} is an SQLite file, but not a CARE catalog. Name another with --catalog.")
-        version = self.value("PRAGMA user_version")
+        [version] = execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS) + 1:
             raise CareError(
                 f"{self.path} was written by a newer CARE (catalog format {version}, this program knows "
@@ -140,23 +141,44 @@ class Store:
         except BaseException as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in DISK_ERRORS:
-                raise CareError(
-                    f"{self.path} could not be written: {error}. What was committed before is safe; see that the "
-                    "disk is there, has space and may be written to, then give the same command again."
-                ) from error
+            if isinstance(error, sqlite3.Error | OverflowError) and (words := self._in_words(error)):
+                raise CareError(words) from error
             raise
 
+    def _in_words(self, error: Exception) -> str | None:
+        """What a user can do about an error of SQLite; None for our own mistakes."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if isinstance(error, OverflowError):
+            return "No number in a catalog is that large."
+        if code in DAMAGE:
+            return f"{self.path} is damaged: {error}. Run `care doctor`, and keep a copy of the file before all else."
+        if code in DISK_ERRORS:
+            return (
+                f"{self.path} could not be read or written: {error}. What was committed before is safe; see that the "
+                "disk is there, has space, may be written to and that no other program keeps the catalog locked, "
+                "then give the same command again."
+            )
+        return None
+
     def rows(self, sql: str, parameters: dict | tuple = ()) -> list[dict]:
-        """All rows of a query at once: no cursor stays open across a write."""
-        cursor = self.db.conn.execute(sql, parameters)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        """All rows of a query at once: no cursor stays open across a write. CareError when the file is damaged."""
+        names, rows = self._fetched(sql, parameters)
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def value(self, sql: str, parameters: dict | tuple = ()):
         """The first column of the first row, or None."""
-        row = self.db.conn.execute(sql, parameters).fetchone()
-        return row[0] if row else None
+        _, rows = self._fetched(sql, parameters)
+        return rows[0][0] if rows else None
+
+    def _fetched(self, sql: str, parameters: dict | tuple) -> tuple[list[str], list[tuple]]:
+        """The names of a query's columns, and its rows."""
+        try:
+            cursor = self.db.conn.execute(sql, parameters)
+            return [column[0] for column in cursor.description or ()], cursor.fetchall()
+        except (sqlite3.Error, OverflowError) as error:
+            if words := self._in_words(error):
+                raise CareError(words) from error
+            raise
 
     def backup(self, target: Path) -> None:
         """A complete, checked copy through SQLite's own backup, consistent while others write.
@@ -187,38 +209,32 @@ class Store:
             return self.db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
         return False
 
-    def expunge(self, deleted: Iterable[bytes]) -> bool:
-        """See that nothing of `deleted` pixels is left in the file's bytes, after their rows are gone.
+    def expunge(self) -> bool:
+        """Write the file anew if pixels were deleted from it, so that no copy of them is left in its bytes.
 
-        SQLite overwrites deleted rows with zeros, but leaves copies in the unused parts of pages from which
-        it moved rows earlier. Where there is such a copy, the file is written anew. False when another
-        process has the catalog open, whose reading holds old content in the write-ahead log.
+        False, and a notice, when another process has the catalog open or the disk is full. That it is to be done
+        stays noted in the file (`leftovers`), through a crash too.
         """
+        if (at := self.value("SELECT at FROM leftovers")) is None:
+            return True
+        if self._write_anew():
+            with self.transaction():  # not what another process deleted meanwhile
+                self.db.conn.execute("DELETE FROM leftovers WHERE at = ?", (at,))
+            return True
+        self.notice(
+            f"The pixels are deleted, but {self.path} may hold copies until it is written anew, which needs that no "
+            "other program has it open, and room beside it for as much again. Then run `care doctor`."
+        )
+        return False
+
+    def _write_anew(self) -> bool:
+        """VACUUM, with nothing of before left in the write-ahead log."""
         if not self.checkpoint():
             return False
-        windows = {content[i : i + TRACE] for content in deleted for i in range(len(content) - TRACE + 1)}
-        if windows and any(not windows.isdisjoint(_pieces(gap)) for gap in self._gaps("crop_pixels")):
+        with contextlib.suppress(sqlite3.OperationalError):
             self.db.conn.execute("VACUUM")
             return self.checkpoint()
-        return True
-
-    def _gaps(self, table: str) -> Iterator[bytes]:
-        """The unused part of each page with rows of a table: between the cell pointers and the cells.
-
-        Read from the file itself, as SQLite's file format (section 1.6) lays out the pages of a table's tree.
-        """
-        size = self.value("PRAGMA page_size")
-        pending = [self.value("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,))]
-        with self.path.open("rb") as file:
-            while pending:
-                file.seek((pending.pop() - 1) * size)
-                page = file.read(size)
-                cells, start = (int.from_bytes(page[at : at + 2], "big") for at in (3, 5))
-                if page[0] == LEAF:
-                    yield page[8 + 2 * cells : start or 65536]
-                    continue
-                cells_at = [int.from_bytes(page[12 + 2 * i : 14 + 2 * i], "big") for i in range(cells)]
-                pending += [int.from_bytes(page[at : at + 4], "big") for at in (8, *cells_at)]
+        return False
 
     def close(self) -> None:
         """Fold the write-ahead log into the one file, and close it."""
@@ -255,8 +271,3 @@ def free_name(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return free
-
-
-def _pieces(gap: bytes) -> Iterator[bytes]:
-    """The whole pieces of `TRACE` bytes of a gap, without what is empty."""
-    return (gap[i : i + TRACE] for i in range(0, len(gap) - TRACE + 1, TRACE) if gap[i : i + TRACE].strip(b"\0"))

@@ -39,9 +39,7 @@ def identify(
     from care_cli.stages import identify as stage
     from care_cli.stages.devices import choose
 
-    if score not in stage.SCORES:
-        raise CareError(f"--score is one of {', '.join(stage.SCORES)}, but got {score!r}.")
-    if confirm and new:
+    if confirm is not None and new is not None:
         raise CareError("--confirm names an animal that has a name, --new one that has none; give one of them.")
     cfg = stage.IdentifyConfig(
         paths=tuple(paths),
@@ -56,6 +54,8 @@ def identify(
         known=known,
         new_below=new_below,
         candidates=Selection(species=species, site=site, flank=flank),
+        name=confirm if new is None else new,
+        new=new is not None,
     )
     with output.open_catalog(ctx) as catalog:
         if sheet:
@@ -67,10 +67,8 @@ def identify(
             output.emit(stage.contract(identifier, photos))
         else:
             show(ctx, stage.contract(identifier, photos))
-        if confirm or new:
-            if len(photos) != 1 or photos[0].failure:
-                raise CareError(f"--confirm and --new take one readable photo, but got {len(photos)}.")
-            done = stage.confirm(identifier, photos[0], confirm or new, crop, new=bool(new))
+        if cfg.name is not None:
+            done = stage.confirm(identifier, photos, crop)
             said = f"decision {done['decisions'][0]}" if done["decisions"] else "as it was already"
             output.message(f"Crop {done['crop']} is {done['individual']} ({said}).")
     if any(photo.failure for photo in photos):
@@ -88,7 +86,8 @@ def show(ctx: typer.Context, answer: dict) -> None:
         if not photo["crops"]:
             rows.append({"photo": name, "verdict": "nothing found"})
         for number, crop in enumerate(photo["crops"], 1):
-            first = {"photo": name, "crop": number, "species": crop["species"], "verdict": crop["verdict"]}
+            first = {"photo": name, "crop": number, "species": crop["species"], "verdict": crop["verdict"],
+                     "why": crop["reason"] if crop["verdict"] == "unsure" else " "}  # fmt: skip
             if crop["category"] != "animal":
                 rows.append(first | {"verdict": crop["category"]})
                 continue
@@ -97,8 +96,9 @@ def show(ctx: typer.Context, answer: dict) -> None:
                         "gallery_crop": one.get("crop")}  # fmt: skip
                 rows.append((first if place == 1 else {}) | line)
     blank = {"photo": " ", "crop": " ", "species": " ", "verdict": " "}
-    lines = [row if "photo" in row else blank | row for row in rows]
+    lines = [{"why": " "} | (row if "photo" in row else blank | row) for row in rows]
     columns = ["photo", "crop", "species", "verdict", "rank", "individual", "similarity", "gallery_crop"]
+    columns += ["why"] if any(line["why"] != " " for line in lines) else []
     print("\n".join(output.text_table(lines, columns)))
 
 

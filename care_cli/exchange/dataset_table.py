@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from care_cli.decisions import checked_name
 from care_cli.errors import CareError
 from care_cli.geometry import Box
 from care_cli.scan import Found, Unreadable, display_path, scan
@@ -78,8 +80,8 @@ class Entry:
 def entries(dataset: Dataset) -> tuple[list[tuple[Found, list[Entry]]], list[str]]:
     """The data set's photos, each with its animals, and what could not be read, with reasons.
 
-    Raises CareError when the folder is absent or empty, the table or a column of it is missing, or a cell
-    of a date or box column cannot be understood.
+    Raises CareError when the folder is absent or empty, the table or a column of it is missing, or a name, date
+    or box cannot be used.
     """
     if not dataset.path.is_dir():
         raise CareError(f"A data set is a folder of photos, but {dataset.path} is none.")
@@ -107,7 +109,7 @@ def _from_folders(dataset: Dataset) -> tuple[list[tuple[Found, list[Entry]]], li
             continue
         path = display_path(found.relative)
         folder = display_path(found.relative.rpartition(b"/")[0].rpartition(b"/")[2])
-        entry = Entry(path, _name(dataset, folder), species=dataset.species, evidence={"path": path})
+        entry = Entry(path, _name(dataset, folder, path), species=dataset.species, evidence={"path": path})
         groups.append((found, [entry]))
     return groups, failures
 
@@ -138,15 +140,19 @@ def _rows(dataset: Dataset, table: Path) -> list[tuple[int, dict[str, str]]]:
         raise CareError(f"The table {table} should be UTF-8 text, but byte {error.start} is not.") from error
     heading = text.partition("\n")[0]
     delimiter = max(DELIMITERS, key=heading.count)
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
-    present = [name.strip() for name in reader.fieldnames or []]
-    reader.fieldnames = present
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        present = [name.strip() for name in reader.fieldnames or []]
+        reader.fieldnames = present
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise CareError(f"The table {table} cannot be read as CSV, behind line {reader.line_num}: {error}.") from error
     for name in _columns(dataset):
         if name not in present:
             raise CareError(f"{table.name} has no column {name!r}; it has: {', '.join(present) or 'none'}.")
     if dataset.split is not None and dataset.split_column is None:
         raise CareError("--split says which part to import: name its column with --split-column.")
-    return [(reader.line_num, {key: (value or "").strip() for key, value in row.items() if key}) for row in reader]
+    return [(number, {key: (value or "").strip() for key, value in row.items() if key}) for number, row in rows]
 
 
 def _columns(dataset: Dataset) -> list[str]:
@@ -172,7 +178,7 @@ def _entry(dataset: Dataset, row: dict[str, str], place: str) -> Entry:
     used = [name for name in _columns(dataset) if name not in box_columns]
     return Entry(
         path=display_path(os.fsencode(row[dataset.path_column])),
-        name=_name(dataset, row[dataset.identity_column]),
+        name=_name(dataset, row[dataset.identity_column], place),
         box=_box([row[name] for name in box_columns], place),
         flank=flank(cell(dataset.flank_column)),
         species=cell(dataset.species_column) or dataset.species,
@@ -182,8 +188,14 @@ def _entry(dataset: Dataset, row: dict[str, str], place: str) -> Entry:
     )
 
 
-def _name(dataset: Dataset, identity: str) -> str | None:
-    return None if identity.casefold() in NOBODY else dataset.prefix + identity
+def _name(dataset: Dataset, identity: str, place: str) -> str | None:
+    """The name that an identity of the data set has in the catalog; None when nobody knows."""
+    if identity.casefold() in NOBODY:
+        return None
+    try:
+        return checked_name(dataset.prefix + identity)
+    except CareError as error:
+        raise CareError(f"{place}: {error}") from error
 
 
 def flank(text: str | None) -> str | None:

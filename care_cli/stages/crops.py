@@ -15,13 +15,12 @@ from care_cli.catalog import Catalog
 from care_cli.decisions import Decision, in_force
 from care_cli.errors import CareError
 from care_cli.geometry import Box, Rectangle, iou, stored_size, to_crop
-from care_cli.images import CROP_QUALITY, cut_crop, decode_jpeg, read_photo
+from care_cli.images import cut_crop, decode_jpeg, read_photo
 from care_cli.records import CATEGORIES, FLANKS
 from care_cli.scan import parse_path
 from care_cli.stages.cropping import BLACKED_OUT, ONE_BEING, SETTINGS
 
 BLEED = 3  # px, how far shrinking carries a pixel's colour
-SCAN = b"\xff\xda"  # begins the picture itself in a JPEG; what is before it is alike in all
 
 
 def set_crops(
@@ -82,49 +81,39 @@ def people_made_safe(catalog: Catalog, crop_ids: Sequence[int]) -> Iterator[list
     of a person's pixels is left in the catalog's file.
     """
     without_pixels: list[int] = []
-    deleted: list[bytes] = []
     with catalog.transaction():
         before = {crop_id: catalog.category(crop_id) for crop_id in crop_ids}
-        pixels = catalog.pixels(crop_ids)
         yield without_pixels
         changed = {crop_id: now for crop_id in crop_ids if (now := catalog.category(crop_id)) != before[crop_id]}
         for crop_id, now in changed.items():
             if now == "person":
-                deleted += black_out(catalog, crop_id)
+                black_out(catalog, crop_id)
             elif before[crop_id] == "person":
                 for neighbour in _overlapping(catalog, crop_id):
                     cut_again(catalog, neighbour["id"])
-        deleted += [pixels[crop_id] for crop_id, now in changed.items() if now != "animal" and crop_id in pixels]
         animals = [crop_id for crop_id, now in changed.items() if now == "animal"]
         without_pixels += [crop_id for crop_id in animals if not cut_again(catalog, crop_id)]
-    if deleted and not catalog.expunge(jpeg[max(jpeg.find(SCAN), 0) :] for jpeg in deleted):
-        catalog.notice(
-            f"Another program has {catalog.path} open. The pixels are deleted, but leave its write-ahead log only "
-            "when that program ends: close it, then run `care doctor`."
-        )
+    if crop_ids:
+        catalog.expunge()
 
 
-def black_out(catalog: Catalog, crop_id: int, spare: float = np.inf, run_id: int | None = None) -> list[bytes]:
-    """Paint a person's box black in all other stored crops of its photo. Returns the JPEGs that were replaced.
+def black_out(catalog: Catalog, crop_id: int, spare: float = np.inf, run_id: int | None = None) -> None:
+    """Paint a person's box black in all other stored crops of its photo.
 
     Crops whose own box meets it with an IoU of at least `spare` are left: another run called that body an
     animal, and a model's word alone does not undo it. Crops of `run_id` were cut with the person black.
     """
     box = _box(catalog.crop(crop_id))
-    replaced = []
     for neighbour in _overlapping(catalog, crop_id):
         other = catalog.crop(neighbour["id"])
         if other["run_id"] == run_id or iou(np.array([box]), np.array([_box(other)]))[0, 0] >= spare:
             continue
         rect, size = _rectangle(neighbour), (neighbour["crop_width"], neighbour["crop_height"])
-        old = catalog.pixels([neighbour["id"]])[neighbour["id"]]
-        picture = decode_jpeg(old)
+        picture = decode_jpeg(catalog.pixels([neighbour["id"]])[neighbour["id"]])
         picture.paste((0, 0, 0), _part(box, rect, size))
         stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=CROP_QUALITY)
+        picture.save(stream, "JPEG", quality=_settings(catalog, other["run_id"])["crop_quality"])
         catalog.replace_pixels(neighbour["id"], stream.getvalue())
-        replaced.append(old)
-    return replaced
 
 
 def _part(box: Box, rect: Rectangle, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -154,10 +143,15 @@ def cut_again(catalog: Catalog, crop_id: int) -> bool:
     box, rect = _box(crop), _rectangle(crop)
     people = catalog.people([crop["image_id"]], BLACKED_OUT).get(crop["image_id"], [])
     others = [person for person in people if iou(np.array([person]), np.array([box]))[0, 0] < ONE_BEING]
-    settings = SETTINGS | catalog.run_settings(crop["run_id"])
+    settings = _settings(catalog, crop["run_id"])
     size = stored_size(rect, settings["crop_longest"])
     catalog.put_pixels(crop_id, cut_crop(pixels, rect, size, others, settings["crop_quality"]), size)
     return True
+
+
+def _settings(catalog: Catalog, run_id: int) -> dict:
+    """How a run cuts its crops."""
+    return SETTINGS | catalog.run_settings(run_id)
 
 
 def _photo(catalog: Catalog, image_id: int) -> np.ndarray | None:

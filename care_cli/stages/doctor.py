@@ -1,4 +1,8 @@
-"""Is this catalog healthy, and what to do if not. Nothing is changed unless a repair is asked for."""
+"""Is this catalog healthy, and what to do if not.
+
+No row is changed unless a repair is asked for; copies of deleted pixels that an interrupted command left in the
+file are removed.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from care_cli.errors import CareError
 from care_cli.outputs import refuse_scanned
 from care_cli.scan import parse_path
 from care_cli.stages.individuals import conflicts
+from care_cli.thresholds import PERSON
 from care_cli.volumes import volume_of
 
 PROBLEM = "problem"  # the catalog is not what it should be
@@ -62,6 +67,7 @@ def examine(catalog: Catalog, backup: Path | None = None, repair: bool = False) 
             report["backup"] = str(backup)
         if repair:
             report["repaired"] = _repair(catalog)
+        catalog.expunge()
         report["counts"] = catalog.counts()
         report["sources"] = [_source(catalog, source) for source in catalog.sources_seen()]
         for check in (_rows, _names, _results, _surroundings, _photos):
@@ -183,6 +189,14 @@ def _results(catalog: Catalog) -> Iterator[Finding]:
             "pixels",
             f"{len(without)} animals have no pixels: crops {_some(without)}.",
             "Connect the card of their photos, then `care crops set CROP --category animal`.",
+        )
+    if doubtful := catalog.possible_people(PERSON):
+        yield Finding(
+            ADVICE,
+            "people",
+            f"{len(doubtful)} animals are persons in the eyes of another run, and keep their pixels: "
+            f"crops {_some(doubtful)}.",
+            "Look at them, and say which they are: `care crops set CROP --category person`, or `animal`.",
         )
     for run in catalog.unfinished_runs():
         yield Finding(

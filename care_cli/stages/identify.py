@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from care_cli import checkpoints, registry
+from care_cli.decisions import checked_name
 from care_cli.errors import CareError
 from care_cli.images import Reading, read_photo
 from care_cli.matching import SCORES, Candidate, Thresholds, decide, rank
@@ -21,16 +22,15 @@ from care_cli.scan import Found, display_path, scan
 from care_cli.search import similarities
 from care_cli.stages import detect, index, individuals
 from care_cli.stages.cropping import CropSettings, cut_crops
+from care_cli.stages.crops import black_out
 from care_cli.stages.places import add_place
-from care_cli.thresholds import SHOWN
+from care_cli.thresholds import ONE_BEING, PERSON, SHOWN
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
     from care_cli.detectors import Detector
     from care_cli.embedders import Embedder
     from care_cli.pages.sheet import QuerySheetRow
-
-__all__ = ["SCORES"]  # of matching, for those who know only this stage
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class IdentifyConfig:
     known: float | None = None  # cosine from which the best candidate is the animal
     new_below: float | None = None  # cosine below which it is none of them
     candidates: Selection = field(default_factory=Selection)  # who comes into question
+    name: str | None = None  # said of the animal of the one photo
+    new: bool = False  # nobody bears that name yet
 
 
 @dataclass
@@ -70,12 +72,13 @@ class Query:
 class QueryPhoto:
     """One photo that was asked about."""
 
-    found: Found
+    path: str  # readable form
+    found: Found | None = None  # None: a folder that could not be looked into
     reading: Reading | None = None
     failure: str | None = None
     image_id: int | None = None  # when it is in the catalog
     queries: list[Query] = field(default_factory=list)
-    detected: list[Crop] = field(default_factory=list)  # of a photo that is not in the catalog
+    detected: list[Crop] = field(default_factory=list)  # when its crops are not in the catalog
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class Identifier:
         self.gallery = self._gallery()
         self.thresholds = self._thresholds()
         active = catalog.latest_run("detect")
+        self.active_run = active["id"] if active else None
         self.active = json.loads(active["settings"]) if active else None
         self.crop = CropSettings.of_run(self.active) if self.active else CropSettings()
         self._embedder: Embedder | None = None
@@ -127,11 +131,16 @@ class Identifier:
         if self.spec.family == "care":
             said = checkpoints.read_header(registry.fetch(self.spec)).get("thresholds", {})
         known = self.cfg.known if self.cfg.known is not None else said.get("known")
-        new = self.cfg.new_below if self.cfg.new_below is not None else said.get("new", known)
-        if known is None:
+        new = self.cfg.new_below if self.cfg.new_below is not None else said.get("new")
+        if known is None and new is None:
             return None
+        if known is None or new is None:
+            raise CareError(f"{self.spec.name} has no thresholds of its own: give both --known and --new-below.")
         if new > known:
-            raise CareError(f"--new-below must not be above --known, but {new} is above {known}.")
+            raise CareError(
+                f"--new-below must not be above --known, but {new} is above {known}. What you do not give is the "
+                "model's own: give both."
+            )
         return Thresholds(known, new)
 
     @property
@@ -143,6 +152,33 @@ class Identifier:
                 raise CareError("This index was made with other settings of its model. Run `care index` again.")
             self._embedder = embedder
         return self._embedder
+
+    def query_run(self) -> tuple[str, dict, ModelSpec | None]:
+        """Command, settings and model of the run to which a query photo's new crops belong.
+
+        That is the active detect run when it is its model; any other way of cutting never becomes the active run.
+        """
+        if self.cfg.whole:
+            return "identify", {**self.crop.as_run_settings(), "whole": True}, None
+        detector, settings = self.detector
+        active = self.catalog.find_run("detect", settings, detector.spec) == self.active_run is not None
+        return "detect" if active else "identify", settings, detector.spec
+
+    def stored(self, image_id: int | None) -> list[dict]:
+        """The crops of an image that is in the catalog, as the survey shows them or as was asked for them."""
+        if image_id is None:
+            return []
+        if self.cfg.whole or (self.cfg.detector and self.query_run()[0] == "identify"):
+            run_id = self.catalog.find_run(*self.query_run())
+            rows = self.catalog.crops_of_run(run_id, image_id) if run_id else []
+            return [row for row in rows if row["confidence"] >= self.shown]
+        return self.catalog.crop_rows(Selection(images=(image_id,)))
+
+    @property
+    def shown(self) -> float:
+        """The confidence from which a photo's new crops are shown."""
+        own = None if self.cfg.whole else self.detector[0].spec.shown
+        return SHOWN if own is None else own
 
     @property
     def detector(self) -> tuple[Detector, dict]:
@@ -159,30 +195,28 @@ class Identifier:
 
     def look(self, photo: QueryPhoto) -> None:
         """Fill a photo's queries: from the catalog when it is there, else by detecting and cutting."""
-        stored = self.catalog.crop_rows(Selection(images=(photo.image_id,))) if photo.image_id else []
-        if stored:
-            pixels = self.catalog.pixels([row["crop"] for row in stored])
+        if stored := self.stored(photo.image_id):
+            ids = [row.get("crop", row.get("id")) for row in stored]
+            pixels = self.catalog.pixels(ids)
             photo.queries = [
-                Query((row["x"], row["y"], row["w"], row["h"]), row["category"], row["species"], row["crop"],
-                      pixels.get(row["crop"]))
-                for row in stored
-            ]  # fmt: skip
+                Query((row["x"], row["y"], row["w"], row["h"]), row["category"], row["species"], id_, pixels.get(id_))
+                for id_, row in zip(ids, stored, strict=True)
+            ]
             return
-        pixels = photo.reading.pixels
+        pixels, image = photo.reading.pixels, photo.image_id
+        people = self.catalog.people([image], PERSON).get(image, []) if image else []
         if self.cfg.whole:
             box = (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))
-            photo.detected = cut_crops(pixels, [Detection(box, 1.0, "whole photo", "animal")], None, self.crop)
-            shown = 0.0
+            found = [Detection(box, 1.0, "whole photo", "animal")]
         else:
             from care_cli.detectors import settle
 
-            detector, _ = self.detector
-            photo.detected = cut_crops(pixels, settle(detector.detect([pixels])[0]), None, self.crop)
-            shown = detector.spec.shown if detector.spec.shown is not None else SHOWN
+            found = settle(self.detector[0].detect([pixels])[0])
+        photo.detected = cut_crops(pixels, found, None, self.crop, people)
         photo.queries = [
             Query(crop.detection.box, crop.detection.category, crop.detection.species, jpeg=crop.jpeg)
             for crop in photo.detected
-            if crop.detection.confidence >= shown
+            if crop.detection.confidence >= self.shown
         ]
 
     def answer(self, photo: QueryPhoto) -> None:
@@ -212,15 +246,23 @@ class Identifier:
 def run(catalog: Catalog, cfg: IdentifyConfig) -> tuple[Identifier, list[QueryPhoto]]:
     """Answer for every photo under `cfg.paths`; nothing is written.
 
-    Raises CareError when there is no photo, no finished index, or no usable model.
+    What could not be read has `failure`. Raises CareError when there is no photo, no finished index, or no usable
+    model, and when a name is to be said that cannot be, or of several photos.
     """
+    if cfg.score not in SCORES:
+        raise CareError(f"--score is one of {', '.join(SCORES)}, but got {cfg.score!r}.")
     total = detect.count(cfg.paths)
+    if cfg.name is not None:
+        _check_name(catalog, cfg.name, cfg.new)
+        if total != 1:
+            raise CareError(f"--confirm and --new say who is on one photo, but there are {total}.")
     identifier = Identifier(catalog, cfg)
     photos = []
     for found in tqdm(scan(cfg.paths), total=total, unit="photo", desc="identify", disable=None):
         if not isinstance(found, Found):
-            raise CareError(f"{display_path(found.path)} cannot be read: {found.reason}.")
-        photo = QueryPhoto(found)
+            photos.append(QueryPhoto(display_path(found.path), failure=found.reason))
+            continue
+        photo = QueryPhoto(display_path(os.fsencode(found.path)), found)
         try:
             photo.reading = read_photo(found.path)
         except OSError as error:
@@ -236,24 +278,31 @@ def run(catalog: Catalog, cfg: IdentifyConfig) -> tuple[Identifier, list[QueryPh
     return identifier, photos
 
 
-def confirm(identifier: Identifier, photo: QueryPhoto, name: str, number: int | None, new: bool) -> dict:
-    """Add a photo that was asked about, and the decision that its animal is `name`; one transaction.
+def _check_name(catalog: Catalog, name: str, new: bool) -> int | None:
+    """The individual that a name means, None for a new one; CareError when it cannot be said."""
+    standing = individuals.known_as(catalog, checked_name(name))
+    if new and standing:
+        raise CareError(f"There is an individual called {name!r} already; use --confirm, or another name.")
+    return standing if new or standing else catalog.find_individual(name)
+
+
+def confirm(identifier: Identifier, photos: Sequence[QueryPhoto], number: int | None) -> dict:
+    """Add the one photo that was asked about, and the decision that its animal is `cfg.name`; one transaction.
 
     `number` counts the photo's shown crops from 1 and is needed when it shows several animals.
     """
+    for one in photos:
+        if one.failure:
+            raise CareError(f"Nothing was said: {one.path} could not be read ({one.failure}).")
+    [photo] = photos
     animals = [i for i, query in enumerate(photo.queries) if query.category == "animal"]
     if number is None and len(animals) != 1:
         raise CareError(f"The photo shows {len(animals)} animals; say which with --crop N (see the table).")
     chosen = animals[0] if number is None else number - 1
     if chosen not in animals:
         raise CareError(f"--crop {number} is no animal of this photo; its animals are {[i + 1 for i in animals]}.")
-    query, catalog = photo.queries[chosen], identifier.catalog
-    name = individuals.checked_name(name)
-    standing = individuals.known_as(catalog, name)
-    if new and standing:
-        raise CareError(f"There is an individual called {name!r} already; use --confirm, or another name.")
-    if not new and standing is None:
-        catalog.find_individual(name)  # says that there is none
+    query, catalog, cfg = photo.queries[chosen], identifier.catalog, identifier.cfg
+    standing = _check_name(catalog, cfg.name, cfg.new)
     best = next((one for one in query.candidates if catalog.active(one.individual) == standing), None)
     evidence = {
         "run": identifier.index_run["id"],
@@ -265,20 +314,18 @@ def confirm(identifier: Identifier, photo: QueryPhoto, name: str, number: int | 
         if query.vector is not None:
             catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None])
         score = best.similarity if best else None
-        done = individuals.name(catalog, [crop_id], name, score=score, evidence=evidence)
+        done = individuals.name(catalog, [crop_id], cfg.name, score=score, evidence=evidence)
+    catalog.expunge()
     return {"crop": crop_id, "individual": done["individual"], "decisions": done["decisions"]}
 
 
 def add_photo(identifier: Identifier, photo: QueryPhoto) -> list[int]:
-    """Write the photo and its detections as the detect run would have; ids of the shown crops in order."""
+    """Write the photo and its detections as a detect run would have; ids of the shown crops in order."""
     catalog, found = identifier.catalog, photo.found
-    if identifier.cfg.whole:
-        run_id = catalog.begin_run("identify", {**identifier.crop.as_run_settings(), "whole": True})
-    else:
-        detector, settings = identifier.detector
-        run_id = catalog.begin_run("detect", settings, detector.spec, paths=[], device=identifier.cfg.device)
-        if catalog.run(run_id, "detect")["finished_at"] is None and catalog.latest_run("detect")["id"] == run_id:
-            catalog.finish_run(run_id)
+    command, settings, spec = identifier.query_run()
+    run_id = catalog.begin_run(command, settings, spec, paths=[], device=identifier.cfg.device)
+    if command == "identify":
+        catalog.finish_run(run_id)
     source_id = add_place(catalog, found.root).source_id
     image_id = catalog.add_image(photo.reading.photo, None)
     catalog.add_file(
@@ -286,6 +333,9 @@ def add_photo(identifier: Identifier, photo: QueryPhoto) -> list[int]:
     )
     catalog.take_event(image_id)
     ids = catalog.add_crops(run_id, image_id, photo.detected)
+    for crop, crop_id in zip(photo.detected, ids, strict=True):
+        if crop.detection.category == "person" and crop.detection.confidence >= PERSON:
+            black_out(catalog, crop_id, spare=ONE_BEING, run_id=run_id)
     boxes = [crop.detection.box for crop in photo.detected]
     return [ids[boxes.index(query.box)] for query in photo.queries]
 
@@ -296,7 +346,7 @@ def contract(identifier: Identifier, photos: Sequence[QueryPhoto]) -> dict:
 
 
 def _photo(identifier: Identifier, photo: QueryPhoto) -> dict:
-    shown = {"path": display_path(os.fsencode(photo.found.path)), "crops": []}
+    shown = {"path": photo.path, "crops": []}
     if photo.failure:
         return shown | {"failure": photo.failure}
     for query in photo.queries:

@@ -191,8 +191,8 @@ def _add_crops(catalog: Catalog, dataset: Dataset, progress: Progress, job: Job,
 def cut(reading: Reading, data: bytes, entry: Entry, people: Sequence[geometry.Box] = ()) -> Crop | None:
     """The crop of one entry: its box with the margin of every crop, or the whole photo; None when outside.
 
-    `data` are the photo's bytes: a whole, upright JPEG that needs neither shrinking nor blacking out is kept
-    as it is. `people` are boxes to black out, px of the upright image.
+    `data` are the photo's bytes: a whole, upright JPEG or PNG that needs neither shrinking nor blacking out is
+    kept as it is. `people` are boxes to black out, px of the upright image.
     """
     size = reading.photo.width, reading.photo.height
     box = geometry.clip_box(entry.box or (0.0, 0.0, *map(float, size)), size)
@@ -202,7 +202,7 @@ def cut(reading: Reading, data: bytes, entry: Entry, people: Sequence[geometry.B
     stored = geometry.stored_size(rect)
     whole = rect == (0, 0, *size) and stored == size
     people = [person for person in people if min(geometry.clip_box(_inside(person, rect), rect[2:])[2:]) > 0]
-    if whole and not people and reading.photo.state == "ok" and _is_upright_jpeg(data, reading.photo):
+    if whole and not people and reading.photo.state == "ok" and _is_kept(data, reading.photo):
         jpeg = data
     else:
         jpeg = cut_crop(reading.pixels, rect, stored, people)
@@ -214,11 +214,11 @@ def _inside(box: geometry.Box, rect: geometry.Rectangle) -> geometry.Box:
     return box[0] - rect[0], box[1] - rect[1], box[2], box[3]
 
 
-def _is_upright_jpeg(data: bytes, photo: Photo) -> bool:
-    if photo.orientation != 1 or not data.startswith(b"\xff\xd8"):
+def _is_kept(data: bytes, photo: Photo) -> bool:
+    if photo.orientation != 1:
         return False
     with Image.open(io.BytesIO(data)) as image:
-        return image.format == "JPEG" and image.mode in ("RGB", "L")
+        return image.format in ("JPEG", "PNG") and image.mode in ("RGB", "L")
 
 
 def _same(row: dict, box: geometry.Box) -> bool:

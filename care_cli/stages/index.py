@@ -33,7 +33,8 @@ class IndexConfig:
 def run(catalog: Catalog, cfg: IndexConfig) -> dict:
     """Embed every selected animal crop that the model has not embedded yet; returns the summary.
 
-    A crop whose pixels are damaged is counted and left out. Raises CareError when there is no crop.
+    Crops without pixels, and those whose pixels are damaged, are listed and left out. Raises CareError when
+    there is no crop.
     """
     started = time.monotonic()
     crop_ids = [row["crop"] for row in catalog.crop_rows(cfg.selection)]
@@ -42,6 +43,7 @@ def run(catalog: Catalog, cfg: IndexConfig) -> dict:
     embedder, used = load(cfg.spec, cfg.device)
     run_id = catalog.begin_run("index", settings_of(embedder), used, device=cfg.device, batch=cfg.batch)
     todo = catalog.without_embedding(run_id, crop_ids)
+    without_pixels = catalog.without_pixels(crop_ids)
     damaged: list[int] = []
     with tqdm(total=len(todo), unit="crop", desc="index", disable=None) as bar:
         for start in range(0, len(todo), cfg.batch):
@@ -59,7 +61,8 @@ def run(catalog: Catalog, cfg: IndexConfig) -> dict:
         "dim": embedder.dim,
         "crops": len(crop_ids),
         "new": len(todo) - len(damaged),
-        "known": len(crop_ids) - len(todo),
+        "known": len(crop_ids) - len(todo) - len(without_pixels),
+        "without_pixels": without_pixels,
         "damaged": damaged,
         "seconds": round(seconds, 3),
         "crops_per_second": round(len(todo) / seconds, 3),

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import csv
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from care_cli.catalog import Catalog
-from care_cli.decisions import Decision, in_force
+from care_cli.decisions import Decision, checked_name, in_force
 from care_cli.errors import CareError
 from care_cli.geometry import iou
 from care_cli.records import Selection
 from care_cli.scan import display_path
 from care_cli.stages.crops import people_made_safe
 
-NAME_LENGTH = 200  # characters
 SAME_BOX = 0.5  # IoU from which a table's box means a crop
-
-
-def checked_name(text: str) -> str:
-    """A name as it is stored: stripped, composed. CareError when it is empty, too long or not printable."""
-    name = unicodedata.normalize("NFC", text.strip())
-    if not name or len(name) > NAME_LENGTH or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
-        raise CareError(f"A name has 1 to {NAME_LENGTH} printable characters, but got {name[:40]!r}.")
-    return name
 
 
 def animal(catalog: Catalog, crop_id: int) -> dict:
@@ -247,7 +237,7 @@ def show(catalog: Catalog, individual: str) -> dict:
     """One individual: the row of the listing, its sightings in the order of time, its sites, its decisions."""
     individual_id = catalog.find_individual(individual)
     row = next(row for row in catalog.individual_rows() if row["id"] == individual_id)
-    sightings = catalog.crop_rows(Selection(individual=individual))
+    sightings = catalog.crop_rows(Selection(individual=row["individual"]))
     places: dict[str | None, list[dict]] = {}
     for seen in sightings:
         places.setdefault(seen["site"] or seen["deployment"], []).append(seen)
