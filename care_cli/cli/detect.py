@@ -50,9 +50,11 @@ def _span(text: str) -> int:
 
 def detect(
     ctx: typer.Context,
-    paths: Annotated[list[Path], typer.Argument(help="Folders, a card, or single photos.", show_default=False)],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="Folders, a card, or single photos.", show_default=False)
+    ],
     model: Annotated[str | None, typer.Option(help="Registry name or weights file.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Input of the network, px.", min=32)] = None,
+    image_size: Annotated[int | None, typer.Option(metavar="N", help="Input of the network, px.", min=32)] = None,
     batch: Annotated[int, typer.Option(help="Photos a forward pass.", min=1)] = 8,
     crop_margin: Annotated[float, typer.Option(min=0, help="Crops grow by this share of the box a side.")] = 0.1,
     crop_longest: Annotated[int, typer.Option(min=32, help="Longest side of stored crops, px.")] = 800,
@@ -72,7 +74,7 @@ def detect(
 ) -> None:
     """Find animals, people and vehicles in photos; run it again to go on or to add new photos."""
     from care_cli import registry
-    from care_cli.outputs import refuse_scanned
+    from care_cli.outputs import refuse_catalog_among_photos
     from care_cli.pages.gallery import check, write_gallery
     from care_cli.scan import display_path
     from care_cli.stages import detect as stage
@@ -101,7 +103,7 @@ def detect(
         raise typer.Exit(1 if plan["unreadable"] else 0)
     total = stage.count(cfg.paths)  # what is wrong is said before a catalog is begun
     folders = [display_path(os.fsencode(path.absolute())) for path in paths if path.is_dir()]
-    refuse_scanned(ctx.obj.catalog, folders)
+    refuse_catalog_among_photos(ctx.obj.catalog, paths)
     if gallery:
         check(gallery, folders)
     detector = stage.load(chosen, device, image_size)

@@ -10,9 +10,8 @@ import numpy as np
 from care_cli import geometry
 from care_cli.images import CROP_QUALITY, cut_crop
 from care_cli.records import Crop, Detection
+from care_cli.thresholds import ONE_BEING, PERSON
 
-BLACKED_OUT = 0.1  # confidence from which a person's box is black in every stored crop
-ONE_BEING = 0.5  # IoU from which a person's box and an animal's are of one body
 SMALLEST = 1.0  # px; what is left of a box outside the photo is none
 
 
@@ -51,7 +50,7 @@ def cut_crops(
     an animal.
     """
     size = pixels.shape[1], pixels.shape[0]
-    seen = [found.box for found in detections if found.category == "person" and found.confidence >= BLACKED_OUT]
+    seen = [found.box for found in detections if found.category == "person" and found.confidence >= PERSON]
     crops = []
     for found in detections:
         box = geometry.clip_box(found.box, size)

@@ -18,7 +18,8 @@ from care_cli.geometry import Box, Rectangle, iou, stored_size, to_crop
 from care_cli.images import cut_crop, decode_jpeg, read_photo
 from care_cli.records import CATEGORIES, FLANKS
 from care_cli.scan import parse_path
-from care_cli.stages.cropping import BLACKED_OUT, ONE_BEING, SETTINGS
+from care_cli.stages.cropping import SETTINGS
+from care_cli.thresholds import ONE_BEING, PERSON
 
 BLEED = 3  # px, how far shrinking carries a pixel's colour
 
@@ -141,7 +142,7 @@ def cut_again(catalog: Catalog, crop_id: int) -> bool:
     if pixels is None:
         return False
     box, rect = _box(crop), _rectangle(crop)
-    people = catalog.people([crop["image_id"]], BLACKED_OUT).get(crop["image_id"], [])
+    people = catalog.people([crop["image_id"]], PERSON).get(crop["image_id"], [])
     others = [person for person in people if iou(np.array([person]), np.array([box]))[0, 0] < ONE_BEING]
     settings = _settings(catalog, crop["run_id"])
     size = stored_size(rect, settings["crop_longest"])

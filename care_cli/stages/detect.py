@@ -17,10 +17,11 @@ from care_cli.errors import CareError
 from care_cli.images import Reading, read_photo
 from care_cli.records import Detection, ModelSpec
 from care_cli.scan import Found, Unreadable, display_path, scan
-from care_cli.stages.cropping import BLACKED_OUT, ONE_BEING, CropSettings, cut_crops
+from care_cli.stages.cropping import CropSettings, cut_crops
 from care_cli.stages.crops import black_out
 from care_cli.stages.devices import enough_memory
 from care_cli.stages.places import Place, add_place, place_of
+from care_cli.thresholds import ONE_BEING, PERSON
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -276,7 +277,7 @@ def write(catalog: Catalog, run_id: int, jobs: list[Job], detector: Detector, cf
             if catalog.undone_images(run_id, [image_id]):
                 crops = found.get(photo.sha256, [])
                 for crop, crop_id in zip(crops, catalog.add_crops(run_id, image_id, crops), strict=True):
-                    if crop.detection.category == "person" and crop.detection.confidence >= BLACKED_OUT:
+                    if crop.detection.category == "person" and crop.detection.confidence >= PERSON:
                         black_out(catalog, crop_id, spare=ONE_BEING, run_id=run_id)
 
 
@@ -289,7 +290,7 @@ def detect(catalog: Catalog, detector: Detector, fresh: dict, cfg: DetectConfig)
         detections = detector.detect([pixels for pixels, _ in fresh.values()]) if fresh else []
     for (sha256, (pixels, image_id)), boxes in zip(fresh.items(), detections, strict=True):
         decided = catalog.decided_people(image_id) if image_id else []
-        people = catalog.people([image_id], BLACKED_OUT).get(image_id, []) if image_id else []
+        people = catalog.people([image_id], PERSON).get(image_id, []) if image_id else []
         boxes = boxes + [Detection(box, 1.0, "person", "person") for box in decided]
         crops[sha256] = cut_crops(pixels, settle(boxes), cfg.species, cfg.crop, people)
     return crops

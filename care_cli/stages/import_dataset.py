@@ -19,9 +19,10 @@ from care_cli.exchange.dataset_table import Dataset, Entry, entries
 from care_cli.images import LARGEST_FILE, Reading, cut_crop, read_bytes, read_photo
 from care_cli.records import Crop, Detection, Photo
 from care_cli.scan import Found, display_path
-from care_cli.stages.cropping import BLACKED_OUT, SETTINGS
+from care_cli.stages.cropping import SETTINGS
 from care_cli.stages.detect import unchanged
 from care_cli.stages.places import add_place
+from care_cli.thresholds import PERSON
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -170,7 +171,7 @@ def _add_image(catalog: Catalog, progress: Progress, job: Job, path: str) -> int
 
 def _add_crops(catalog: Catalog, dataset: Dataset, progress: Progress, job: Job, image_id: int) -> None:
     """The crops of a photo that no import made before, and the names that are new."""
-    people = catalog.people([image_id], BLACKED_OUT).get(image_id, [])
+    people = catalog.people([image_id], PERSON).get(image_id, [])
     for entry in job.entries:
         crop = cut(job.reading, job.data, entry, people)
         if crop is None:
