@@ -22,9 +22,7 @@ from typing import Any
 from care_cli import checkpoints
 from care_cli.errors import CareError
 from care_cli.records import CATEGORIES, ModelSpec
-from care_cli.weights import Progress, cache_folder, check_url, digest, download, file_sha256
-
-__all__ = ["cache_folder", "digest", "file_sha256"]  # of weights, for those who know only the registry
+from care_cli.weights import Progress, cache_folder, check_url, digest, download
 
 TASKS = ("detector", "embedder", "diffusion")
 FAMILIES = ("ultralytics", "timm", "open_clip", "miewid", "care", "diffusers")

@@ -38,6 +38,8 @@ def index(
     else:
         print(f"{done['crops']} crops in the index of {done['model']} ({done['dim']} numbers each), {done['new']} new.")
         output.notice(ctx)(f"Run {done['run']}: {done['seconds']:.1f} s. Next: `care identify PHOTO`.")
+    if done["without_pixels"]:
+        output.notice(ctx)(f"{len(done['without_pixels'])} animals have no pixels; `care doctor` says what to do.")
     if done["damaged"]:
         output.message(f"Crops whose pixels are damaged: {', '.join(map(str, done['damaged']))}. Run `care doctor`.")
         raise typer.Exit(1)
