@@ -161,7 +161,7 @@ def colours(individuals: int, photos: int, side: int = 32) -> tuple[np.ndarray, 
     return chips.reshape(-1, side, side, 3), np.repeat(np.arange(individuals), photos)
 
 
-def trained(seed: int, steps: int = 4):
+def trained(seed: int, steps: int = 4, **settings):
     """A tiny ViT after a few steps, and its losses."""
     import timm
     import torch
@@ -171,8 +171,8 @@ def trained(seed: int, steps: int = 4):
     torch.manual_seed(5)
     model = timm.create_model("test_vit", num_classes=0, img_size=32)
     chips, labels = colours(6, 4)
-    cfg = TrainConfig(seed=seed, steps=steps, individuals=4, photos=2)
-    return model, train(model, chips, labels, cfg)
+    cfg = TrainConfig(seed=seed, steps=steps, individuals=4, photos=2, **settings)
+    return model, train(model, chips, labels, cfg).losses
 
 
 def test_same_seed_same_weights() -> None:
@@ -185,8 +185,33 @@ def test_same_seed_same_weights() -> None:
 
 
 def test_training_lowers_the_loss() -> None:
-    _, losses = trained(0, steps=60)
+    from care_cli.training.augment import Augmentation
+
+    _, losses = trained(0, steps=60, arc_margin=0.0, augmentation=Augmentation(*[0.0] * 10))
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+
+
+def test_traits_are_learned_and_the_centre_is_the_mean_embedding() -> None:
+    """With traits alone as the aim, the embedding tells them; the centre is what the photos share."""
+    import timm
+    import torch
+
+    from care_cli.training.augment import Augmentation
+    from care_cli.training.loop import TrainConfig, train
+
+    torch.manual_seed(5)
+    model = timm.create_model("test_vit", num_classes=0, img_size=32)
+    chips, labels = colours(6, 4)
+    traits = np.stack([chips[labels == i].mean((0, 1, 2)) for i in range(6)])
+    traits = ((traits - traits.mean(0)) / traits.std(0)).astype(np.float32)
+    nothing = Augmentation(*[0.0] * 10)
+    cfg = TrainConfig(steps=80, individuals=6, photos=2, arc_weight=0, triplet_weight=0, augmentation=nothing)
+    found = train(model, chips, labels, cfg, traits)
+    assert np.mean(found.losses[-10:]) < 0.2 * np.mean(found.losses[:5])
+    with torch.no_grad():
+        pixels = torch.from_numpy(chips).permute(0, 3, 1, 2).float() / 127.5 - 1
+        mean = model(pixels).mean(0).numpy()
+    assert np.abs(found.centre - mean).mean() < 0.1 * np.abs(mean).mean()
 
 
 def yolo_folder(folder: Path, train: int, val: int) -> None:

@@ -18,14 +18,14 @@ class Augmentation:
     """Strengths; zero switches a step off."""
 
     flip: float = 0.5  # chance of mirroring; only where both flanks carry the same pattern
-    rotation: float = 10.0  # degrees, either way
-    zoom: float = 0.15  # each axis on its own, so the crop's aspect changes too
-    shift: float = 0.08  # of the image side
-    coarse: float = 0.3  # chance of lost resolution, as of a distant animal
-    grey: float = 0.2  # chance of losing all colour, as at night
-    light: float = 0.3  # brightness and contrast factors 1 +- light
-    noise: float = 0.04  # upper bound of the standard deviation
-    cover: float = 0.5  # chance of one covered rectangle
+    rotation: float = 3.0  # degrees, either way
+    zoom: float = 0.06  # each axis on its own, so the crop's aspect changes too
+    shift: float = 0.05  # of the image side
+    coarse: float = 0.0  # chance of lost resolution, as of a distant animal
+    grey: float = 0.1  # chance of losing all colour, as at night
+    light: float = 0.15  # brightness and contrast factors 1 +- light
+    noise: float = 0.01  # upper bound of the standard deviation
+    cover: float = 0.0  # chance of one covered rectangle
     cover_area: float = 0.2  # upper bound of its share of the image
 
 

@@ -1,0 +1,131 @@
+"""Known or new, measured as the product does it: photos through the detector, crops through the embedder,
+the best match of each individual, two thresholds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from care_cli import geometry
+from care_cli.detectors import Detector, settle
+from care_cli.embedders import Embedder
+from care_cli.images import decode_jpeg, read_bytes
+from care_cli.matching import Thresholds, rank
+from care_cli.records import Detection
+from care_cli.stages.cropping import cut_crops
+from demo.train_data import in_processes
+from scenes import SPECIES, make_individual, make_location
+from scenes.survey import START, Event, Settings, shoot
+
+GALLERY_BURST, QUERIES = 3, 4  # photos of one burst, beside a single photo elsewhere; photos asked about
+GALLERY_PLACES, QUERY_PLACES = slice(0, 6), slice(100, 112)  # of the seeds' range
+
+
+@dataclass(frozen=True)
+class Sightings:
+    """Crops of many individuals: `individual (N,) int`, `query (N,) bool`, `vectors (N, D) float32`;
+    `found` is the share of animals that the detector gave a box with IoU >= 0.5 and the right species."""
+
+    individual: np.ndarray
+    query: np.ndarray
+    vectors: np.ndarray
+    found: float
+
+
+def photograph(seed: int, places: Sequence[int]) -> list[tuple[bool, bytes, tuple[float, ...]]]:
+    """One individual's photos: whether it is a query, the JPEG, the true box.
+
+    The gallery is a burst of three and a single photo at two places, the queries are single photos at other
+    places on other days, as with the demo's sample.
+    """
+    who = make_individual(list(SPECIES)[seed % len(SPECIES)], seed)
+    rng = np.random.default_rng([seed, 29])
+    settings = Settings(seed, size=(960, 720), difficulty=0.3, quality=66)
+    stays = [*rng.choice(places[GALLERY_PLACES], 2, replace=False)]
+    asked = [*rng.choice(places[QUERY_PLACES], QUERIES, replace=False)]
+    photos = []
+    for number, place in enumerate(stays + asked):
+        when = START + timedelta(days=number, seconds=int(rng.integers(0, 86400)))
+        frames = GALLERY_BURST if number == 0 else 1
+        event = Event(number, make_location(int(place)), when, (who,), frames)
+        for _, scene in shoot(event, settings):
+            if scene.objects:
+                jpeg = io.BytesIO()
+                scene.image.save(jpeg, "JPEG", quality=settings.quality)
+                photos.append((number >= len(stays), jpeg.getvalue(), scene.objects[0]["box"]))
+    return photos
+
+
+def sightings(seeds: Sequence[int], places: Sequence[int], detector: Detector | None, embedder: Embedder) -> Sightings:
+    """Photograph the individuals of `seeds`, detect, crop and embed them as the product does; without a
+    detector the true boxes are cut."""
+    sets = in_processes(partial(photograph, places=[int(p) for p in places]), seeds, "sightings")
+    individual, query, inputs, total = [], [], [], 0
+    for seed, photos in zip(seeds, sets, strict=True):
+        species = list(SPECIES)[seed % len(SPECIES)]
+        for asked, jpeg, box in photos:
+            total += 1
+            crop = _crop(jpeg, box, species, detector)
+            if crop is not None:
+                individual.append(seed)
+                query.append(asked)
+                inputs.append(embedder.transform(crop))
+    vectors = np.concatenate([embedder.embed(np.stack(inputs[i : i + 64])) for i in range(0, len(inputs), 64)])
+    return Sightings(np.array(individual), np.array(query), vectors, len(inputs) / total)
+
+
+def _crop(jpeg: bytes, box: tuple[float, ...], species: str, detector: Detector | None) -> Image.Image | None:
+    """The stored crop of the detection that is the animal; None when there is none."""
+    pixels = read_bytes(jpeg).pixels
+    if detector is None:
+        return decode_jpeg(cut_crops(pixels, [Detection(box, 1.0, species, "animal", species)])[0].jpeg)
+    shown = [d for d in settle(detector.detect([pixels])[0]) if d.confidence >= detector.spec.shown]
+    crops = [c for c in cut_crops(pixels, shown) if c.jpeg and c.detection.species == species]
+    overlap = geometry.iou([c.detection.box for c in crops], [box])[:, 0]
+    return decode_jpeg(crops[int(overlap.argmax())].jpeg) if len(crops) and overlap.max() >= 0.5 else None
+
+
+def ask(seen: Sightings, gallery_size: int, rounds: int, seed: int) -> list[tuple[float, bool, bool]]:
+    """Every query of every individual, asked of `rounds` random galleries of `gallery_size` individuals:
+    `(best similarity, whether the best is the right one, whether the individual is in the gallery)`."""
+    rng = np.random.default_rng(seed)
+    names = np.unique(seen.individual)
+    answers = []
+    for _ in range(rounds):
+        enrolled = set(rng.choice(names, gallery_size, replace=False).tolist())
+        rows = np.flatnonzero(~seen.query & np.isin(seen.individual, list(enrolled)))
+        labels = [str(name) for name in seen.individual[rows]]
+        for query in np.flatnonzero(seen.query):
+            best = rank(seen.vectors[rows] @ seen.vectors[query], labels)[0]
+            name = int(seen.individual[query])
+            answers.append((best.similarity, best.individual == str(name), name in enrolled))
+    return answers
+
+
+def figures(answers: list[tuple[float, bool, bool]], thresholds: Thresholds) -> dict[str, float]:
+    """Shares: the right name first; right and called known, of known animals; called new, of new ones."""
+    known = [(s, right) for s, right, enrolled in answers if enrolled]
+    new = [s for s, _, enrolled in answers if not enrolled]
+    return {
+        "right_first": round(float(np.mean([right for _, right in known])), 4),
+        "known_as_known": round(float(np.mean([right and s >= thresholds.known for s, right in known])), 4),
+        "new_as_new": round(float(np.mean([s < thresholds.new for s in new])), 4),
+    }
+
+
+def fix_thresholds(answers: list[tuple[float, bool, bool]], margin: float = 0.01) -> Thresholds:
+    """The pair around the similarity that maximises sqrt(known as known * new as new), `margin` either way."""
+    grid = np.round(np.arange(0.2, 0.96, 0.005), 3)
+
+    def balance(value: float) -> float:
+        shares = figures(answers, Thresholds(value, value))
+        return (shares["known_as_known"] * shares["new_as_new"]) ** 0.5
+
+    middle = float(max(grid, key=balance))
+    return Thresholds(known=round(middle + margin, 3), new=round(middle - margin, 3))

@@ -1,0 +1,211 @@
+"""`make demo-models`: both demo models from scratch, from seeds, on rendered animals only.
+
+    python -m demo.train_models [--out models/weights] [--minutes 60] [--quick]
+
+Writes demo-detector.safetensors and demo-embedder.safetensors and prints what they reach. The registry's
+digests and the cards are written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from care_cli.detectors import load_detector, save_detector
+from care_cli.embedders import build_backbone, load_embedder, save_embedder
+from care_cli.matching import Thresholds
+from care_cli.records import ModelSpec
+from care_cli.training.detector import DetectorConfig, train_detector
+from care_cli.training.loop import TrainConfig, train
+from care_cli.weights import file_sha256
+from demo.open_set import ask, figures, fix_thresholds, sightings
+from demo.train_data import CLASSES, PHOTOS_A_PLACE, coats_of, render_chips, render_photos
+from scenes.seeds import TEST, TRAIN, TUNE
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "weights"
+ARCHITECTURE = "levit_128s"  # a small ViT that begins with convolutions: far fewer photos teach it
+OPTIONS = {"img_size": 64, "embed_dim": [96, 160, 256], "num_heads": [3, 5, 8]}
+SHOWN = 0.3  # confidence from which the demo detector's boxes are shown
+LICENCE = "AGPL-3.0-or-later"
+PURPOSE = "for CARE's demo and tests on rendered animals; not for the field"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is rendered and learned; what takes 60 minutes on two cores."""
+
+    places: int = 100  # locations whose photos train the detector
+    epochs: int = 12
+    individuals: int = 480  # whose chips train the embedder
+    chips: int = 14  # of each
+    steps: int = 6000
+    tuning: int = 96  # individuals on which the thresholds are fixed, and as many on which they are tested
+    gallery: int = 24  # individuals in a gallery
+
+    def scaled(self, share: float) -> Plan:
+        """Less training on as many animals; rendering is left as it is."""
+        return replace(self, epochs=max(1, round(self.epochs * share)), steps=max(10, round(self.steps * share)))
+
+
+QUICK = Plan(places=4, epochs=1, individuals=24, chips=4, steps=10, tuning=12, gallery=6)
+
+
+def main() -> None:
+    """Train both models and print a summary."""
+    arguments = _arguments()
+    plan = QUICK if arguments.quick else Plan().scaled(min(1.0, arguments.minutes / 60))
+    started = time.monotonic()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as work:
+        detector = make_detector(plan, Path(work), arguments.out / "demo-detector.safetensors")
+    embedder = make_embedder(plan, detector, arguments.out / "demo-embedder.safetensors")
+    for path in (detector, embedder):
+        print(f"{path.name}  {path.stat().st_size / 1e6:.2f} MB  sha256 {file_sha256(path)}")
+    print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
+
+
+def make_detector(plan: Plan, work: Path, path: Path) -> Path:
+    """Render photos, train YOLO11n on them, write it to `path`."""
+    render_photos(work, "train", TRAIN[: plan.places], TRAIN[1000:2000])
+    render_photos(work, "val", TUNE[900 : 900 + max(2, plan.places // 8)], TUNE[500:600])
+    cfg = DetectorConfig(epochs=plan.epochs, close_mosaic=max(1, plan.epochs // 4))
+    trained = train_detector(work, list(CLASSES), cfg, report=_say_epoch)
+    save_detector(trained.model, path, detector_header(plan, cfg, trained.metrics))
+    print("detector:", trained.metrics)
+    return path
+
+
+def detector_header(plan: Plan, cfg: DetectorConfig, metrics: dict[str, float]) -> dict[str, Any]:
+    """All that a user of the weights needs, and how they came about."""
+    training = {
+        "photos": plan.places * PHOTOS_A_PLACE,
+        "locations": _span(TRAIN[: plan.places]),
+        "individuals": _span(TRAIN[1000:2000]),
+    }
+    return {
+        "architecture": cfg.architecture,
+        "names": list(CLASSES),
+        "classes": CLASSES,
+        "input_size": cfg.input_size,
+        "shown": SHOWN,
+        "licence": LICENCE,
+        "purpose": PURPOSE,
+        "training": asdict(cfg) | training,
+        "metrics": metrics | {"on": "rendered photos of other animals at other locations"},
+    }
+
+
+def make_embedder(plan: Plan, detector: Path, path: Path) -> Path:
+    """Render chips, train the ViT on them, fix its thresholds through the whole chain, write it to `path`."""
+    seeds = TRAIN[: plan.individuals]
+    chips, labels = render_chips(seeds, plan.chips, OPTIONS["img_size"])
+    cfg = TrainConfig(steps=plan.steps)
+    model = fresh_vit(cfg.seed)
+    trained = train(model, chips, labels, cfg, coats_of(seeds), report=_progress(cfg.steps))
+    take_centre_away(model, trained.centre)
+    header = embedder_header(plan, cfg)
+    save_embedder(model, path, header)
+    thresholds, metrics = examine(plan, detector, path)
+    save_embedder(model, path, header | {"thresholds": told(plan, thresholds), "metrics": metrics})
+    return path
+
+
+def embedder_header(plan: Plan, cfg: TrainConfig) -> dict[str, Any]:
+    """All that a user of the weights needs, thresholds apart, and how they came about."""
+    seeds = TRAIN[: plan.individuals]
+    return {
+        "method": "vit",
+        "architecture": ARCHITECTURE,
+        "options": OPTIONS,
+        "input_size": OPTIONS["img_size"],
+        "mean": cfg.mean,
+        "std": cfg.std,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+        "licence": LICENCE,
+        "purpose": PURPOSE,
+        "training": asdict(cfg) | {"individuals": _span(seeds), "chips": len(seeds) * plan.chips},
+    }
+
+
+def told(plan: Plan, thresholds: Thresholds) -> dict[str, Any]:
+    """The thresholds, with how they were fixed."""
+    how = (
+        f"best match of each of {plan.gallery} individuals, on {plan.tuning} rendered individuals "
+        f"({_span(TUNE[: plan.tuning])}) seen through the demo detector"
+    )
+    return {"known": thresholds.known, "new": thresholds.new, "how": how}
+
+
+def examine(plan: Plan, detector_file: Path, embedder_file: Path) -> tuple[Thresholds, dict[str, Any]]:
+    """Thresholds fixed on the tuning individuals, and what they give there and on the test individuals."""
+    detector = None  # one of a few steps finds nothing
+    if plan != QUICK:
+        detector = load_detector(ModelSpec("demo-detector", "detector", "ultralytics"), detector_file)
+    embedder = load_embedder(ModelSpec("demo-embedder", "embedder", "care"), embedder_file)
+    metrics, thresholds = {}, None
+    for name, seeds in (("tuning", TUNE), ("test", TEST)):
+        seen = sightings(seeds[: plan.tuning], seeds, detector, embedder)
+        answers = ask(seen, plan.gallery, rounds=12, seed=0)
+        thresholds = thresholds or fix_thresholds(answers)
+        metrics[name] = figures(answers, thresholds) | {"found": round(seen.found, 4)}
+        print(f"embedder, {name} individuals:", metrics[name], thresholds)
+    return thresholds, metrics
+
+
+def fresh_vit(seed: int) -> nn.Module:
+    """The untrained embedder, its weights drawn from `seed`."""
+    import torch
+
+    torch.manual_seed(seed)
+    return build_backbone(ARCHITECTURE, **OPTIONS)
+
+
+def take_centre_away(model: nn.Module, centre: np.ndarray) -> None:
+    """Let the model's own last bias subtract the mean embedding `(D,) float32` that training subtracted."""
+    import torch
+
+    with torch.no_grad():
+        model.stages[-1].blocks[-1].mlp.ln2.bn.bias -= torch.from_numpy(centre)
+
+
+def _span(seeds: range) -> str:
+    return f"seeds {seeds[0]} to {seeds[-1]}"
+
+
+def _say_epoch(epoch: int, metrics: dict[str, float]) -> None:
+    print(f"detector, epoch {epoch}: {metrics}", flush=True)
+
+
+def _progress(steps: int):
+    """A report that says the mean loss now and then."""
+    losses: list[float] = []
+
+    def report(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step % max(1, steps // 25) == 0:
+            print(f"embedder, step {step} of {steps}: loss {np.mean(losses[-50:]):.3f}", flush=True)
+
+    return report
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder for the two files")
+    parser.add_argument("--minutes", type=float, default=60, help="on two cores; training is shortened to fit")
+    parser.add_argument("--quick", action="store_true", help="a few steps each, to see that all works")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
