@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from care_cli import checkpoints
+from care_cli.backbones import STEM_VIT, stem_vit
 from care_cli.errors import CareError
 from care_cli.records import ModelSpec
 
@@ -78,13 +79,15 @@ def load_embedder(spec: ModelSpec, weights: Path, device: str = "cpu") -> Embedd
 
 
 def build_backbone(architecture: str, **options: Any) -> torch.nn.Module:
-    """An untrained timm model that ends in its pooled features, e.g. of `vit_small_patch16_224`.
+    """An untrained timm model that ends in its pooled features, e.g. of `vit_small_patch16_224`, or our own.
 
     `options` go to timm (img_size, patch_size, embed_dim, depth, num_heads ...). Raises CareError, with
     the names that come close, for an architecture that timm does not have.
     """
     import timm
 
+    if architecture == STEM_VIT:
+        return stem_vit(**options)
     try:
         return timm.create_model(architecture, pretrained=False, num_classes=0, **options)
     except RuntimeError as error:

@@ -13,7 +13,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from scenes import SPECIES, make_individual, make_location, make_person, render_chip, render_scene
-from scenes.coats import coat_of
 
 CLASSES = {name: {"category": "animal", "species": name} for name in SPECIES} | {"Person": {"category": "person"}}
 PHOTO_SIZE = (640, 480)  # px
@@ -34,17 +33,6 @@ def chips_of(seed: int, photos: int, side: int) -> np.ndarray:
         chip = render_chip(individual, rng, difficulty=float(rng.uniform(0.15, 0.5)), longest=LONGEST)
         chips.append(np.asarray(chip.image.resize((side, side), Image.Resampling.BICUBIC)))
     return np.stack(chips)
-
-
-def coats_of(seeds: Sequence[int], columns: int = 20, rows: int = 10) -> np.ndarray:
-    """The coat of each individual, coarsely, as it lies on the resting body: `(len(seeds), rows * columns * 3)
-    float32`, every value standardised over the individuals."""
-    coats = []
-    for seed in seeds:
-        flank = coat_of(make_individual(list(SPECIES)[seed % len(SPECIES)], seed))[0]
-        coats.append(np.asarray(Image.fromarray(flank).resize((columns, rows), Image.Resampling.BOX)).ravel())
-    coats = np.stack(coats).astype(np.float32) / 255
-    return (coats - coats.mean(0)) / (coats.std(0) + 1e-3)
 
 
 def render_chips(seeds: Sequence[int], photos: int, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from care_cli.backbones import STEM_VIT, fold_neck
 from care_cli.detectors import load_detector, save_detector
 from care_cli.embedders import build_backbone, load_embedder, save_embedder
 from care_cli.matching import Thresholds
@@ -25,15 +26,15 @@ from care_cli.training.detector import DetectorConfig, train_detector
 from care_cli.training.loop import TrainConfig, train
 from care_cli.weights import file_sha256
 from demo.open_set import ask, figures, fix_thresholds, sightings
-from demo.train_data import CLASSES, PHOTOS_A_PLACE, coats_of, render_chips, render_photos
+from demo.train_data import CLASSES, PHOTOS_A_PLACE, render_chips, render_photos
 from scenes.seeds import TEST, TRAIN, TUNE
 
 if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "weights"
-ARCHITECTURE = "levit_128s"  # a small ViT that begins with convolutions: far fewer photos teach it
-OPTIONS = {"img_size": 64, "embed_dim": [96, 160, 256], "num_heads": [3, 5, 8]}
+ARCHITECTURE = STEM_VIT
+OPTIONS = {"img_size": 64, "widths": [24, 48, 96, 160], "depth": 2, "num_heads": 5}
 SHOWN = 0.3  # confidence from which the demo detector's boxes are shown
 LICENCE = "AGPL-3.0-or-later"
 PURPOSE = "for CARE's demo and tests on rendered animals; not for the field"
@@ -45,9 +46,9 @@ class Plan:
 
     places: int = 100  # locations whose photos train the detector
     epochs: int = 12
-    individuals: int = 480  # whose chips train the embedder
-    chips: int = 14  # of each
-    steps: int = 6000
+    individuals: int = 640  # whose chips train the embedder
+    chips: int = 12  # of each
+    steps: int = 3000
     tuning: int = 96  # individuals on which the thresholds are fixed, and as many on which they are tested
     gallery: int = 24  # individuals in a gallery
 
@@ -108,10 +109,10 @@ def make_embedder(plan: Plan, detector: Path, path: Path) -> Path:
     """Render chips, train the ViT on them, fix its thresholds through the whole chain, write it to `path`."""
     seeds = TRAIN[: plan.individuals]
     chips, labels = render_chips(seeds, plan.chips, OPTIONS["img_size"])
-    cfg = TrainConfig(steps=plan.steps)
+    cfg = TrainConfig(steps=plan.steps, individuals=min(96, plan.individuals), photos=1)
     model = fresh_vit(cfg.seed)
-    trained = train(model, chips, labels, cfg, coats_of(seeds), report=_progress(cfg.steps))
-    take_centre_away(model, trained.centre)
+    trained = train(model, chips, labels, cfg, report=_progress(cfg.steps))
+    fold_neck(model, trained.neck)
     header = embedder_header(plan, cfg)
     save_embedder(model, path, header)
     thresholds, metrics = examine(plan, detector, path)
@@ -169,14 +170,6 @@ def fresh_vit(seed: int) -> nn.Module:
 
     torch.manual_seed(seed)
     return build_backbone(ARCHITECTURE, **OPTIONS)
-
-
-def take_centre_away(model: nn.Module, centre: np.ndarray) -> None:
-    """Let the model's own last bias subtract the mean embedding `(D,) float32` that training subtracted."""
-    import torch
-
-    with torch.no_grad():
-        model.stages[-1].blocks[-1].mlp.ln2.bn.bias -= torch.from_numpy(centre)
 
 
 def _span(seeds: range) -> str:

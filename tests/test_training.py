@@ -191,27 +191,39 @@ def test_training_lowers_the_loss() -> None:
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
 
 
-def test_traits_are_learned_and_the_centre_is_the_mean_embedding() -> None:
-    """With traits alone as the aim, the embedding tells them; the centre is what the photos share."""
-    import timm
+def test_the_neck_folds_into_the_last_norm() -> None:
+    """What stood behind the ViT in training is inside it afterwards, to rounding."""
     import torch
 
-    from care_cli.training.augment import Augmentation
-    from care_cli.training.loop import TrainConfig, train
+    from care_cli.backbones import fold_neck, stem_vit
 
-    torch.manual_seed(5)
-    model = timm.create_model("test_vit", num_classes=0, img_size=32)
-    chips, labels = colours(6, 4)
-    traits = np.stack([chips[labels == i].mean((0, 1, 2)) for i in range(6)])
-    traits = ((traits - traits.mean(0)) / traits.std(0)).astype(np.float32)
-    nothing = Augmentation(*[0.0] * 10)
-    cfg = TrainConfig(steps=80, individuals=6, photos=2, arc_weight=0, triplet_weight=0, augmentation=nothing)
-    found = train(model, chips, labels, cfg, traits)
-    assert np.mean(found.losses[-10:]) < 0.2 * np.mean(found.losses[:5])
+    torch.manual_seed(0)
+    model = stem_vit(img_size=32, widths=(8, 16, 24), depth=1, num_heads=3).eval()
+    neck = torch.nn.BatchNorm1d(24, affine=False).eval()
+    neck.running_mean.normal_()
+    neck.running_var.uniform_(0.5, 2.0)
+    photos = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
-        pixels = torch.from_numpy(chips).permute(0, 3, 1, 2).float() / 127.5 - 1
-        mean = model(pixels).mean(0).numpy()
-    assert np.abs(found.centre - mean).mean() < 0.1 * np.abs(mean).mean()
+        behind = neck(model(photos))
+        fold_neck(model, neck)
+        assert torch.allclose(model(photos), behind, atol=1e-5)
+
+
+def test_the_stem_sees_neither_colour_nor_brightness_nor_contrast() -> None:
+    """The same coat by day and in infrared: grey levels times a factor plus an offset give the same tokens."""
+    import torch
+
+    from care_cli.backbones import stem_vit
+
+    torch.manual_seed(0)
+    model = stem_vit(img_size=32, widths=(8, 16), depth=1, num_heads=2).eval()
+    grey = torch.sin(torch.arange(32) / 2).expand(2, 1, 32, 32).contiguous()  # stripes
+    tint = torch.tensor([0.2, -0.1, -0.1]).view(1, 3, 1, 1)  # of zero mean, so that the grey stays
+    with torch.no_grad():
+        day, night = model(grey + tint), model(grey.expand(-1, 3, -1, -1) * 0.8 + 0.1)
+        other = model(grey.transpose(2, 3).expand(-1, 3, -1, -1))
+    apart = (day - other).norm(dim=1).min()
+    assert (day - night).norm(dim=1).max() < 0.05 * apart
 
 
 def yolo_folder(folder: Path, train: int, val: int) -> None:

@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """`losses`: one a step; `centre (D,) float32`: the mean embedding, which training takes away before
-    comparing angles. Who uses the model takes it away too, best from its last bias."""
-
-    losses: list[float]
-    centre: np.ndarray
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """Everything that changes the result, the data apart."""
 
@@ -40,19 +31,26 @@ class TrainConfig:
     individuals: int = 24  # P, in a batch
     photos: int = 4  # K, of each of them
     learning_rate: float = 2e-3  # at its highest
-    warmup: float = 0.05  # share of the steps
-    weight_decay: float = 0.05
+    warmup: float = 0.03  # share of the steps
+    weight_decay: float = 0.02
     arc_weight: float = 1.0
     arc_scale: float = 16.0
-    arc_margin: float = 0.2  # radians, reached after `margin_rise` of the steps
-    margin_rise: float = 0.3
-    triplet_weight: float = 0.5
+    arc_margin: float = 0.2  # radians
+    triplet_weight: float = 0.0
     triplet_margin: float = 0.2  # of squared distance
-    trait_weight: float = 1.0  # of the squared error of traits, where there are any
     precision: str = "auto"  # auto: bf16 where the processor has it | bf16 | f32
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`losses`: one a step; `neck`: the BatchNorm1d without weights that stood behind the model in training
+    and belongs behind it in use (`backbones.fold_neck`)."""
+
+    losses: list[float]
+    neck: nn.Module
 
 
 def train(
@@ -60,7 +58,6 @@ def train(
     chips: np.ndarray,
     labels: np.ndarray,
     cfg: TrainConfig,
-    traits: np.ndarray | None = None,
     report: Callable[[int, float], None] | None = None,
 ) -> Trained:
     """Train `model` in place to tell individuals apart.
@@ -68,8 +65,6 @@ def train(
     model   maps (B, 3, S, S) float32, normalised by `cfg.mean` and `cfg.std`, to (B, D)
     chips   (N, S, S, 3) uint8 RGB, in memory or mapped from a file
     labels  (N,) int, individuals 0..C-1
-    traits  (C, T) float32, standardised: what is known of every individual's looks. The embedding learns to
-            tell them by a linear map, which from scratch takes far fewer steps than telling names
     report  called with the number of finished steps and the last loss
 
     Raises CareError for too few individuals and when the loss stops being a number.
@@ -83,15 +78,13 @@ def train(
 
     with torch.no_grad():
         dim = model.eval()(torch.zeros(1, 3, *chips.shape[1:3])).shape[1]
-    centre = torch.zeros(dim)
-    centres = torch.nn.Parameter(torch.randn(int(labels.max()) + 1, dim, generator=generator) * 0.25)
-    known = torch.zeros(len(centres), 0) if traits is None else torch.from_numpy(traits).float()  # (C, T)
-    tell = torch.nn.Linear(dim, known.shape[1]) if known.shape[1] else None
+    neck = torch.nn.BatchNorm1d(dim, affine=False)  # what all photos share would hide the angles between them
+    centres = torch.nn.Parameter(torch.randn(int(labels.max()) + 1, dim, generator=generator) * 0.1)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [
-            {"params": [*matrices, centres, *(tell.parameters() if tell else ())], "weight_decay": cfg.weight_decay},
+            {"params": [*matrices, centres], "weight_decay": cfg.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ],
         lr=cfg.learning_rate,
@@ -108,15 +101,10 @@ def train(
         own = torch.from_numpy(np.asarray(labels)[rows]).long()  # (P*K,)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             embeddings = model(images).float()  # (P*K, D)
-        mean_embedding = embeddings.mean(0)
-        centre += min(1.0, 1 / (step + 1) + 0.01) * (mean_embedding.detach() - centre)
-        embeddings = embeddings - mean_embedding  # what all photos share would hide the angles between them
-        arc_margin = cfg.arc_margin * min(1.0, step / max(1.0, cfg.margin_rise * cfg.steps))
-        loss = cfg.arc_weight * arcface(
-            embeddings, own, centres, scale=cfg.arc_scale, margin=arc_margin
-        ) + cfg.triplet_weight * triplet(embeddings, own, margin=cfg.triplet_margin)
-        if tell:
-            loss = loss + cfg.trait_weight * torch.nn.functional.mse_loss(tell(embeddings), known[own])
+        embeddings = neck(embeddings)
+        loss = cfg.arc_weight * arcface(embeddings, own, centres, scale=cfg.arc_scale, margin=cfg.arc_margin)
+        if cfg.triplet_weight:
+            loss = loss + cfg.triplet_weight * triplet(embeddings, own, margin=cfg.triplet_margin)
         if not torch.isfinite(loss):
             raise CareError(
                 f"The loss is no longer a number at step {step}: lower the learning rate "
@@ -124,13 +112,13 @@ def train(
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         losses.append(loss.item())
         if report:
             report(step + 1, losses[-1])
     model.eval()
-    return Trained(losses, centre.numpy())
+    return Trained(losses, neck.eval())
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

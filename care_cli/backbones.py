@@ -1,0 +1,78 @@
+"""A backbone of our own, beside those of timm: a small ViT that learns from few photos and from scratch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+STEM_VIT = "care_stem_vit"
+FLAT = 0.04  # added to the contrast of a photo, so that one without any is not blown up
+
+
+def stem_vit(img_size: int = 64, widths: tuple[int, ...] = (24, 48, 96, 160), depth: int = 2, num_heads: int = 5):
+    """timm's VisionTransformer over the features of a convolutional stem, averaged: `(B, widths[-1])`.
+
+    Early convolutions let a transformer learn from far fewer photos (Xiao et al. 2021, "Early convolutions
+    help transformers see better"). The stem first makes the photo grey and gives it zero mean and unit
+    contrast: a coat then looks alike by day and in infrared.
+
+    img_size  px, a multiple of 2 ** len(widths)
+    widths    channels of the stem's stages; each halves the side
+    """
+    import torch
+    from timm.models.vision_transformer import VisionTransformer
+    from torch import nn
+
+    class ConvStem(nn.Module):
+        """`(B, 3, S, S)` normalised RGB to tokens `(B, (S / 2 ** stages) ** 2, embed_dim)`."""
+
+        def __init__(self, img_size: int, patch_size: int, embed_dim: int, **_: object):
+            super().__init__()
+            side = img_size // patch_size
+            self.img_size, self.patch_size = (img_size, img_size), (patch_size, patch_size)
+            self.grid_size, self.num_patches = (side, side), side * side
+            stages = [_stage(before, after) for before, after in zip((1, *widths), widths, strict=False)]
+            self.stages = nn.Sequential(*stages)
+            self.proj = nn.Conv2d(widths[-1], embed_dim, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            grey = x.float().mean(1, keepdim=True)
+            spread, middle = torch.std_mean(grey, dim=(1, 2, 3), keepdim=True)
+            grey = (grey - middle) / (spread + FLAT)
+            return self.proj(self.stages(grey)).flatten(2).transpose(1, 2)
+
+    def _stage(before: int, after: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(before, after, 3, stride=2, padding=1),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+            nn.Conv2d(after, after, 3, padding=1),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+        )
+
+    return VisionTransformer(
+        img_size=img_size,
+        patch_size=2 ** len(widths),
+        embed_dim=widths[-1],
+        depth=depth,
+        num_heads=num_heads,
+        num_classes=0,
+        global_pool="avg",
+        embed_layer=ConvStem,
+    )
+
+
+def fold_neck(model: nn.Module, neck: nn.Module) -> None:
+    """Let the ViT's last norm do what a BatchNorm1d without weights did behind it in training.
+
+    Both are linear by channel: (w·n + b - mean) / deviation = (w / deviation)·n + (b - mean) / deviation.
+    """
+    import torch
+
+    with torch.no_grad():
+        deviation = (neck.running_var + neck.eps).sqrt()
+        model.fc_norm.bias.copy_((model.fc_norm.bias - neck.running_mean) / deviation)
+        model.fc_norm.weight.div_(deviation)
