@@ -29,7 +29,7 @@ def console_blocks(root: Path) -> list[tuple[str, str]]:
 
 def words_of(text: str) -> list[str]:
     """Text without its numbers and its layout: what stays the same on every machine."""
-    return NUMBER.sub("#", re.sub(r"[─\s]+", " ", text)).split()
+    return NUMBER.sub("#", re.sub(r"[─…\s]+", " ", text)).split()
 
 
 def test_the_walk_runs_as_it_stands(root: Path, tmp_path: Path) -> None:
@@ -47,7 +47,8 @@ def test_the_walk_runs_as_it_stands(root: Path, tmp_path: Path) -> None:
             encoding="utf-8",
             check=False,
         )
-        assert done.returncode == 0, f"{command}: {done.stderr}"
+        accepted = (0, 1) if "left out" in shown else (0,)  # 1: some items failed, and the README says so
+        assert done.returncode in accepted, f"{command}: {done.stderr}"
         told = words_of(done.stdout + done.stderr)
         missing = [word for word in words_of(shown) if word not in told]
         assert not missing, f"{command} no longer says {missing}"
