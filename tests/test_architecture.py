@@ -33,8 +33,10 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "detectors": (FILES | {"registry"}, HEAVY - {"timm", "open_clip", "diffusers"}),
     "backbones": (LEAVES, {"torch", "timm"}),
     "embedders": (FILES | {"backbones"}, {"torch", "torchvision", "timm", "open_clip"}),
-    "training": (FILES | {"training", "backbones", "embedders", "detectors", "registry"}, {"torch", "torchvision", "timm",
-                                                                              "ultralytics", "accelerate"}),
+    "training": (
+        FILES | {"training", "backbones", "embedders", "detectors", "registry"},
+        {"torch", "torchvision", "timm", "ultralytics", "accelerate"},
+    ),
     "evaluation": (LEAVES | {"evaluation"}, {"matplotlib", "sklearn"}),
     "search": (LEAVES, {"faiss"}),
     "matching": (LEAVES, {"faiss"}),
