@@ -195,7 +195,12 @@ def prepare_ultralytics() -> None:
     os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
     checkpoints.prepare_torch()
     import torch  # noqa: F401 - Ultralytics imported first would leave torch with one thread
+    from PIL import Image
+
+    opener = Image.open
     import ultralytics  # noqa: F401
+
+    Image.open = opener  # Ultralytics puts its own there, which wants a plug-in at every file that is no photo
 
 
 def _settings_folder() -> Path:

@@ -233,7 +233,8 @@ def _reason(data: bytes, error: Exception) -> str:
         return f"more than {LARGEST_PIXELS / 1e6:.0f} megapixels are more than a photo has"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
-    if not isinstance(error, UnidentifiedImageError):
+    # where another library put its own opener into Pillow, what Pillow said stands behind that one's error
+    if not isinstance(error, UnidentifiedImageError) and not isinstance(error.__context__, UnidentifiedImageError):
         return f"{_cut_reason(error)}, and nothing of it can be decoded"
     if data.startswith((b"\xff\xd8", b"\x89PNG", b"II*\0", b"MM\0*", b"BM", b"RIFF")):
         return "the file is cut off or damaged in its header"

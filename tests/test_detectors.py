@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -338,3 +340,13 @@ def test_no_person_is_left_as_an_animal(detections):
         if any(d.category == category for d in detections):
             assert any(d.category in (category, "person") for d in kept)
     assert [d.confidence for d in kept] == sorted((d.confidence for d in kept), reverse=True)
+
+
+def test_ultralytics_does_not_change_how_pillow_opens_photos() -> None:
+    """It replaces Pillow's opener by one that looks for a plug-in; ours stays Pillow's."""
+    code = (
+        "from PIL import Image; from care_cli.detectors import prepare_ultralytics; before = Image.open; "
+        "prepare_ultralytics(); from ultralytics import YOLO; print(Image.open is before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "True"

@@ -130,6 +130,8 @@ def test_a_refusal_ends_with_2_and_v_shows_where(tmp_path: Path) -> None:
 
 @POSIX
 def test_ctrl_c_says_that_the_work_is_kept(folder: Path) -> None:
+    # a shell that starts the tests in the background lets them ignore Ctrl-C, and programs inherit that
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     os.mkfifo(folder / "names.csv")
     process = start(folder, "individuals", "name", "--from", "names.csv")
     for _ in range(600):  # until it waits for the table
@@ -141,6 +143,7 @@ def test_ctrl_c_says_that_the_work_is_kept(folder: Path) -> None:
     process.send_signal(signal.SIGINT)
     code, out, err = ended(process)
     os.close(writer)
+    signal.signal(signal.SIGINT, before)
     assert (code, out) == (130, b"")
     assert err.decode() == "Stopped. What was done is kept; the same command goes on.\n"
 
