@@ -9,6 +9,7 @@ Without weights of your own the rows that need Ultralytics' command line are lef
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import platform
 import subprocess
@@ -74,8 +75,9 @@ def help_speed() -> None:
 
 
 def rescan(work: Path) -> None:
-    """A card that was seen before, nothing new; the files are links to a few photos, and nothing is decoded."""
+    """A card that was seen before, nothing new: empty files stand for photos, each an image of its own."""
     from care_cli.catalog import Catalog
+    from care_cli.records import Photo
     from care_cli.scan import Found, display_path, scan
     from care_cli.stages.detect import Tally, look_up, pages
     from care_cli.stages.places import add_place
@@ -89,11 +91,11 @@ def rescan(work: Path) -> None:
         run_id = catalog.begin_run("detect", {})
         tally = Tally()
         with catalog.transaction():
-            image = catalog.value("INSERT INTO images (sha256, state) VALUES (?, 'ok') RETURNING id", ("0" * 64,))
-            catalog.add_crops(run_id, image, [])
             source = add_place(catalog, card).source_id
             for found in scan([card]):
                 assert isinstance(found, Found)
+                image = catalog.add_image(Photo(hashlib.sha256(found.relative).hexdigest()), None)
+                catalog.add_crops(run_id, image, [])
                 path = display_path(found.relative)
                 catalog.add_file(source, found.relative, path, found.bytes, found.mtime_ns, image_id=image)
         started = time.perf_counter()

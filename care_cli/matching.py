@@ -64,7 +64,7 @@ def decide(*, candidates: Sequence[Candidate], thresholds: Thresholds | None) ->
     if best.similarity >= thresholds.known:
         return "known", f"{best.similarity:.2f} with {best.individual}, at least {thresholds.known:.2f}"
     if best.similarity < thresholds.new:
-        return "new", f"at most {best.similarity:.2f} with anyone, below {thresholds.new:.2f}"
+        return "new", f"the first candidate has {best.similarity:.2f}, below {thresholds.new:.2f}"
     # 4. Between
     return (
         "unsure",

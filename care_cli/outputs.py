@@ -21,7 +21,8 @@ def write_whole(path: Path, data: bytes | str) -> None:
         partial.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise CareError(f"{path} cannot be written: {error.strerror or error}. Name another place.") from error
 
 

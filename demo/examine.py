@@ -1,9 +1,10 @@
-"""The demo's figures on many more animals: 300 queries, each at another event and place than the gallery's.
+"""The demo's figures on more queries: 300, each at another event and place than the gallery's photos.
 
-    python -m demo.examine [--known 150] [--new 150] [--keep FOLDER]
+    python -m demo.examine [--gallery 24] [--known 150] [--new 150] [--keep FOLDER]
 
 Renders a survey of the sample's form from seeds that nothing was trained, tuned or shown with, runs the chain
-of `make demo` on it, and prints the figures.
+of `make demo` on it, and prints the figures. The larger the gallery, the likelier a new animal resembles someone:
+the thresholds of the demo embedder are those for galleries of about 24 animals.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from scenes.sample import make_sample
 from scenes.seeds import TEST
 
 
-def examine(folder: Path, known: int = 150, new: int = 150) -> dict[str, tuple[int, int, float]]:
+def examine(folder: Path, gallery: int = 24, known: int = 150, new: int = 150) -> dict[str, tuple[int, int, float]]:
     """Render, survey and ask; the figures of `chain.score`."""
-    make_sample(folder, TEST, known, new)
+    make_sample(folder, TEST, gallery, new, asked=known)
     care = Chain(folder / "care.db")
     care.json("detect", folder / "card", "--model", "demo-detector")
     care.json("individuals", "name", "--from", folder / "names.csv")
@@ -30,12 +31,13 @@ def examine(folder: Path, known: int = 150, new: int = 150) -> dict[str, tuple[i
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m demo.examine", description=__doc__)
-    parser.add_argument("--known", type=int, default=150, help="animals on the card, one query each")
+    parser.add_argument("--gallery", type=int, default=24, help="animals on the card")
+    parser.add_argument("--known", type=int, default=150, help="queries of those, each in turn")
     parser.add_argument("--new", type=int, default=150, help="animals that are not, one query each")
     parser.add_argument("--keep", type=Path, help="keep photos and catalog here")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        report(examine(given.keep or Path(work), given.known, given.new))
+        report(examine(given.keep or Path(work), given.gallery, given.known, given.new))
 
 
 if __name__ == "__main__":

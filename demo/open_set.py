@@ -119,13 +119,17 @@ def figures(answers: list[tuple[float, bool, bool]], thresholds: Thresholds) -> 
     }
 
 
-def fix_thresholds(answers: list[tuple[float, bool, bool]], margin: float = 0.01) -> Thresholds:
-    """The pair around the similarity that maximises sqrt(known as known * new as new), `margin` either way."""
+def fix_thresholds(galleries: Sequence[list[tuple[float, bool, bool]]], margin: float = 0.01) -> Thresholds:
+    """The pair, `margin` either way of one similarity, at which the worst share of all galleries is best.
+
+    `galleries` are the answers of `ask` for galleries of several sizes: the larger one is, the likelier a new
+    animal resembles someone in it, and one pair has to serve all.
+    """
     grid = np.round(np.arange(0.2, 0.96, 0.005), 3)
 
-    def balance(value: float) -> float:
-        shares = figures(answers, Thresholds(value, value))
-        return (shares["known_as_known"] * shares["new_as_new"]) ** 0.5
+    def worst(value: float) -> float:
+        shares = [figures(answers, Thresholds(value, value)) for answers in galleries]
+        return min(min(share["known_as_known"], share["new_as_new"]) for share in shares)
 
-    middle = float(max(grid, key=balance))
+    middle = float(max(grid, key=worst))
     return Thresholds(known=round(middle + margin, 3), new=round(middle - margin, 3))

@@ -49,15 +49,15 @@ class Plan:
     individuals: int = 640  # whose chips train the embedder
     chips: int = 12  # of each
     steps: int = 3000
-    tuning: int = 96  # individuals on which the thresholds are fixed, and as many on which they are tested
-    gallery: int = 24  # individuals in a gallery
+    tuning: int = 180  # individuals on which the thresholds are fixed, and as many on which they are tested
+    galleries: tuple[int, ...] = (24, 96)  # individuals in a gallery
 
     def scaled(self, share: float) -> Plan:
         """Less training on as many animals; rendering is left as it is."""
         return replace(self, epochs=max(1, round(self.epochs * share)), steps=max(10, round(self.steps * share)))
 
 
-QUICK = Plan(places=4, epochs=1, individuals=24, chips=4, steps=10, tuning=12, gallery=6)
+QUICK = Plan(places=4, epochs=1, individuals=24, chips=4, steps=10, tuning=12, galleries=(6,))
 
 
 def main() -> None:
@@ -142,14 +142,17 @@ def embedder_header(plan: Plan, cfg: TrainConfig) -> dict[str, Any]:
 def told(plan: Plan, thresholds: Thresholds) -> dict[str, Any]:
     """The thresholds, with how they were fixed."""
     how = (
-        f"best match of each of {plan.gallery} individuals, on {plan.tuning} rendered individuals "
-        f"({_span(TUNE[: plan.tuning])}) seen through the demo detector"
+        f"best match of each individual in galleries of {' and '.join(map(str, plan.galleries))}, on {plan.tuning} "
+        f"rendered individuals ({_span(TUNE[: plan.tuning])}) seen through the demo detector"
     )
     return {"known": thresholds.known, "new": thresholds.new, "how": how}
 
 
 def examine(plan: Plan, detector_file: Path, embedder_file: Path) -> tuple[Thresholds, dict[str, Any]]:
-    """Thresholds fixed on the tuning individuals, and what they give there and on the test individuals."""
+    """Thresholds fixed on the tuning individuals, and what they give there and on the test individuals.
+
+    The shares are of the photos in which the detector found the animal; `found` says how many those are.
+    """
     detector = None  # one of a few steps finds nothing
     if plan != QUICK:
         detector = load_detector(ModelSpec("demo-detector", "detector", "ultralytics"), detector_file)
@@ -157,10 +160,11 @@ def examine(plan: Plan, detector_file: Path, embedder_file: Path) -> tuple[Thres
     metrics, thresholds = {}, None
     for name, seeds in (("tuning", TUNE), ("test", TEST)):
         seen = sightings(seeds[: plan.tuning], seeds, detector, embedder)
-        answers = ask(seen, plan.gallery, rounds=12, seed=0)
-        thresholds = thresholds or fix_thresholds(answers)
-        metrics[name] = figures(answers, thresholds) | {"found": round(seen.found, 4)}
-        print(f"embedder, {name} individuals:", metrics[name], thresholds)
+        answers = {size: ask(seen, size, rounds=6, seed=0) for size in plan.galleries}
+        thresholds = thresholds or fix_thresholds(list(answers.values()))
+        metrics[name] = {f"gallery_{size}": figures(found, thresholds) for size, found in answers.items()}
+        metrics[name]["found"] = round(seen.found, 4)
+        print(f"embedder, {name} individuals:", metrics[name], thresholds, flush=True)
     return thresholds, metrics
 
 

@@ -68,10 +68,13 @@ def _write_names(path: Path, records: list[dict[str, Any]]) -> None:
                 table.writerow((record["path"], *(f"{v:g}" for v in found["box"]), found["individual"]))
 
 
-def make_sample(out: Path, seeds: range = SAMPLE, known: int = KNOWN, new: int = NEW) -> list[dict[str, Any]]:
+def make_sample(
+    out: Path, seeds: range = SAMPLE, known: int = KNOWN, new: int = NEW, asked: int | None = None
+) -> list[dict[str, Any]]:
     """Writes the whole of `sample_data` to `out`, in place of what was there; returns the truth.
 
-    Other `seeds` and counts make a set of the same form with other animals at other places.
+    Other `seeds` and counts make a set of the same form with other animals at other places. `asked` is the number
+    of queries of known animals, each in turn; one of each where it is None.
     """
     out = Path(out)
     for old in ("card", "queries"):
@@ -84,7 +87,8 @@ def make_sample(out: Path, seeds: range = SAMPLE, known: int = KNOWN, new: int =
     events = plan(rng, on_card, PHOTOS, places, seeds[0])
     card = write_card(out, "card", events, settings)
     queries = []
-    for word, animals, days in (("known", on_card, 0), ("new", strangers, 7)):
+    known_asked = [on_card[i % known] for i in range(known if asked is None else asked)]
+    for word, animals, days in (("known", known_asked, 0), ("new", strangers, 7)):
         files = Card(out / "queries", word + "_{:02d}.JPG", count(1))
         start, first = QUERIES_START + timedelta(days=days), len(events) + len(queries) + 1
         for event in _queries(rng, animals, seeds, first, start):

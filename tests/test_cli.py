@@ -208,6 +208,7 @@ def test_damaged_files_are_recorded_and_the_run_goes_on(care: Care, card: Path, 
     [
         (("detect", "no/such/folder"), "no/such/folder"),
         (("detect", "{tmp}"), "No photo was found"),
+        (("detect", "{tmp}", "--dry-run"), "No photo was found"),
         (("detect", "{card}", "--model", "yolo99"), "yolo99"),
         (("detect", "{card}", "--model", "demo-embedder"), "detector"),
         (("detect", "{card}", "--clock-shift", "soon"), "span"),
@@ -334,6 +335,8 @@ def test_an_unreadable_query_is_said_and_the_others_are_answered(
     failed = [one for one in done.json["photos"] if one.get("failure")]
     assert [Path(one["path"]).name for one in failed] == ["broken.jpg"]
     assert sum(bool(one["crops"]) for one in done.json["photos"]) == 1
+    alone = care("identify", tmp_path / "broken.jpg")
+    assert alone.code == 1 and "broken.jpg" in alone.err and "Traceback" not in alone.err
 
 
 def test_sheet_and_gallery_are_written(care: Care, survey: Path, root: Path, card: Path, tmp_path: Path) -> None:

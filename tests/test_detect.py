@@ -149,6 +149,14 @@ def test_files_that_vanish_are_gone_until_they_are_back(catalog, detector, tmp_p
     assert catalog.rows("SELECT path FROM image_files WHERE gone_at NOTNULL") == []
 
 
+def test_a_folder_that_is_empty_now_has_lost_its_files(catalog, detector, tmp_path: Path) -> None:
+    first, second = card(tmp_path / "one"), card(tmp_path / "two", seed=20)
+    run(catalog, detector, first, second)
+    shutil.rmtree(second / "DCIM")
+    run(catalog, detector, first, second)
+    assert catalog.value("SELECT count(*) FROM image_files WHERE gone_at NOTNULL") == 3
+
+
 def test_two_cards_mounted_in_turn_do_not_miss_each_other(catalog, detector, tmp_path: Path, monkeypatch) -> None:
     from care_cli.stages import places
     from care_cli.volumes import Volume
@@ -173,7 +181,10 @@ def test_another_setting_is_another_run_and_says_so(catalog, detector, tmp_path:
     other = detect.load(registry.find("demo-detector"), "cpu", image_size=256)
     second = run(catalog, other, card(tmp_path / "two", seed=20))["run"]
     assert second != first
-    assert any(f"3 photos were dealt with by run {first} alone" in line for line in said)
+    assert any(f"3 photos of the catalog were dealt with by other runs only ({first})" in line for line in said)
+    said.clear()
+    run(catalog, other, tmp_path / "two")
+    assert said == []  # it is said once
 
 
 def test_preview_knows_what_another_model_has_not_done(catalog, detector, tmp_path: Path, shared: Path) -> None:
@@ -194,7 +205,7 @@ def test_spans_as_people_write_them(text: str, span: int) -> None:
     assert seconds(text) == span
 
 
-@pytest.mark.parametrize("text", ["", "soon", "1:2:3", "--5", "9999999999999d", "1e9"])
+@pytest.mark.parametrize("text", ["", "soon", "1:2:3", "--5", "9999999999999d", "9" * 400, "1e9"])
 def test_a_span_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(CareError, match="span"):
         seconds(text)

@@ -87,7 +87,7 @@ class EmbeddingsTable:
                 where.append(f"crops.{column} = :{column}")
                 parameters[column] = value
         return self.rows(
-            "SELECT crops.id AS crop, individuals.name AS individual, images.id AS image, images.event_id AS event "
+            "SELECT crops.id AS crop, individuals.name AS individual, images.id AS image "
             "FROM embeddings JOIN crops ON crops.id = embeddings.crop_id "
             "JOIN crop_identity ON crop_identity.crop_id = crops.id "
             "JOIN individuals ON individuals.id = crop_identity.individual_id "

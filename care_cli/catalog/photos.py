@@ -263,23 +263,14 @@ class PhotosTable:
         """Does the image belong to a deployment already?"""
         return self.value("SELECT deployment_id FROM images WHERE id = ?", (image_id,)) is not None
 
-    def only_in_other_runs(self, run_id: int) -> dict[int, int]:
-        """Detect runs that dealt with images which this one has not: run id to how many."""
+    def only_in_other_runs(self, run_id: int) -> tuple[int, list[int]]:
+        """How many images other detect runs dealt with and this one has not, and which runs those are."""
         rows = self.rows(
-            "SELECT run_id, count(*) AS images FROM run_images JOIN runs ON runs.id = run_id WHERE command = 'detect' "
-            "AND image_id NOT IN (SELECT image_id FROM run_images WHERE run_id = ?) GROUP BY run_id",
+            "SELECT DISTINCT run_id, image_id FROM run_images JOIN runs ON runs.id = run_id WHERE command = 'detect' "
+            "AND image_id NOT IN (SELECT image_id FROM run_images WHERE run_id = ?)",
             (run_id,),
         )
-        return {row["run_id"]: row["images"] for row in rows}
-
-    def image_path(self, image_id: int) -> tuple[str, bytes] | None:
-        """Where an image's bytes were last seen: the source's location and the path below it, or None."""
-        rows = self.rows(
-            "SELECT location, path_bytes FROM image_files JOIN sources ON sources.id = source_id "
-            "WHERE image_id = ? ORDER BY gone_at IS NOT NULL, image_files.id LIMIT 1",
-            (image_id,),
-        )
-        return (rows[0]["location"], rows[0]["path_bytes"]) if rows else None
+        return len({row["image_id"] for row in rows}), sorted({row["run_id"] for row in rows})
 
     def places(self, image_ids: Iterable[int]) -> dict[int, list[dict]]:
         """Every place where the bytes of these images were seen, the likeliest first, by image id.
@@ -310,8 +301,8 @@ class PhotosTable:
             self.db.conn.execute("UPDATE images SET deployment_id = ? WHERE id = ?", (deployment, image_id))
             self.regroup(deployment)
 
-    def event_images(self, serial: str | None, captured_at: str | None, gap_s: int = 1800) -> set[int]:
-        """Images of the event that a photo belongs to: same camera serial, time within the gap.
+    def event_images(self, serial: str | None, captured_at: str | None) -> set[int]:
+        """Images of the event that a photo belongs to: same camera serial, time within the deployment's gap.
 
         Every event with a photo within the gap is taken whole; an image that is in none counts for itself. Empty
         when serial or time is unknown.
@@ -319,11 +310,11 @@ class PhotosTable:
         if not serial or not captured_at:
             return set()
         rows = self.rows(
-            "WITH near AS (SELECT id, event_id FROM images WHERE serial = :serial AND "
-            "captured_at BETWEEN strftime('%Y-%m-%d %H:%M:%S', :at, :minus) AND "
-            "strftime('%Y-%m-%d %H:%M:%f', :at, :plus)) "
+            "WITH near AS (SELECT images.id, event_id FROM images "
+            "LEFT JOIN deployments ON deployments.id = deployment_id WHERE serial = :serial AND 86400 * abs(julianday(captured_at) - julianday(:at)) <= "
+            "coalesce(event_gap_s, 1800) + 0.001) "
             "SELECT id FROM near UNION SELECT id FROM images WHERE event_id IN (SELECT event_id FROM near)",
-            {"serial": serial, "at": captured_at, "minus": f"-{gap_s} seconds", "plus": f"+{gap_s} seconds"},
+            {"serial": serial, "at": captured_at},
         )
         return {row["id"] for row in rows}
 

@@ -37,11 +37,11 @@ def gap(text: str | None) -> int | None:
 
 
 def _span(text: str) -> int:
-    simple = re.fullmatch(r"([+-]?)(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    simple = re.fullmatch(r"([+-]?)(\d{1,12}(?:\.\d{1,12})?)\s*([smhd]?)", text.strip())
     if simple:
         span = float(simple[2]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[simple[3]]
         return round(-span if simple[1] == "-" else span)
-    clock = re.fullmatch(r"([+-]?)(\d+):(\d{2})(?::(\d{2}))?", text.strip())
+    clock = re.fullmatch(r"([+-]?)(\d{1,9}):(\d{2})(?::(\d{2}))?", text.strip())
     if clock:
         span = int(clock[2]) * 3600 + int(clock[3]) * 60 + int(clock[4] or 0)
         return -span if clock[1] == "-" else span
@@ -96,12 +96,12 @@ def detect(
         event_gap_s=gap(event_gap),
     )
     chosen = registry.find(model, task="detector") if model else registry.default(f"detect:{device[:4]}")
+    total = stage.count(cfg.paths)  # what is wrong is said before a catalog is begun
     if dry_run:
         with output.open_catalog(ctx) if ctx.obj.catalog.exists() else nullcontext() as catalog:
             plan = stage.preview(catalog, cfg, chosen)
         show_preview(ctx, plan)
         raise typer.Exit(1 if plan["unreadable"] else 0)
-    total = stage.count(cfg.paths)  # what is wrong is said before a catalog is begun
     folders = [display_path(os.fsencode(path.absolute())) for path in paths if path.is_dir()]
     refuse_catalog_among_photos(ctx.obj.catalog, paths)
     if gallery:

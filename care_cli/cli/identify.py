@@ -99,7 +99,8 @@ def show(ctx: typer.Context, answer: dict) -> None:
     lines = [{"why": " "} | (row if "photo" in row else blank | row) for row in rows]
     columns = ["photo", "crop", "species", "verdict", "rank", "individual", "similarity", "gallery_crop"]
     columns += ["why"] if any(line["why"] != " " for line in lines) else []
-    print("\n".join(output.text_table(lines, columns)))
+    if lines:
+        print("\n".join(output.text_table(lines, columns)))
 
 
 def write_sheet(ctx: typer.Context, stage, identifier, photos, path: Path) -> None:

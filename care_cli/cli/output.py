@@ -74,7 +74,7 @@ def table(
 def text_table(rows: Sequence[dict], columns: Sequence[str]) -> list[str]:
     """Lines of a table with a heading; numbers to the right, nothing shown as '-'."""
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
-    widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)]
+    widths = [max([len(column), *(len(line[i]) for line in cells)]) for i, column in enumerate(columns)]
     numeric = [all(isinstance(row.get(column), int | float | None) for row in rows) for column in columns]
     lines = [[column.replace("_", " ") for column in columns], ["─" * width for width in widths], *cells]
     return [

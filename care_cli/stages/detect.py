@@ -54,6 +54,7 @@ class Tally:
 
     unreadable: list[str] = field(default_factory=list)  # files and folders that could not be read, with reasons
     new: int = 0
+    read: int = 0
     places: dict[Path, Place] = field(default_factory=dict)  # by root
     stays: set[tuple[str, bytes]] = field(default_factory=set)  # volume and folder of each camera's stay
     complete: bool = True  # every folder could be looked into
@@ -99,20 +100,32 @@ def run(catalog: Catalog, cfg: DetectConfig, detector: Detector, total: int | No
             for batch in batches(read_ahead(jobs, cfg.batch + READERS), cfg.batch):
                 write(catalog, run_id, batch, detector, cfg, tally)
                 bar.update(len(batch))
-    given = {Path(os.path.abspath(path)) for path in cfg.paths}  # noqa: PTH100 - as scan names its roots
-    for root, place in tally.places.items():
-        catalog.finish_meeting(place.source_id, whole=tally.complete and root in given)
+    close_sources(catalog, cfg, tally)
     if cfg.species:
         catalog.fill_species(run_id, cfg.species)
     arrange(catalog, cfg, tally)
     catalog.finish_run(run_id)
     catalog.expunge()
-    for other, images in catalog.only_in_other_runs(run_id).items():
+    others, runs = catalog.only_in_other_runs(run_id)
+    if others and tally.read:
         catalog.notice(
-            f"Run {run_id} is read from now on. {images} photos were dealt with by run {other} alone, with another "
-            f"model or other settings: see them with --run {other}, or detect them again."
+            f"Run {run_id} is read from now on. {others} photos of the catalog were dealt with by other runs only "
+            f"({', '.join(map(str, runs))}), with another model or other settings: see them with --run, or detect "
+            "them again."
         )
     return summary(catalog, run_id, tally, time.monotonic() - started)
+
+
+def close_sources(catalog: Catalog, cfg: DetectConfig, tally: Tally) -> None:
+    """Note which files of the scanned folders are gone; a folder that is there and empty lost all of its own."""
+    given = {Path(os.path.abspath(path)) for path in cfg.paths}  # noqa: PTH100 - as scan names its roots
+    sources = {root: place.source_id for root, place in tally.places.items()}
+    for folder in (root for root in given - set(sources) if root.is_dir()):
+        place = place_of(folder)
+        sources[folder] = catalog.find_source(place.volume, place.relative)
+    for root, source_id in sources.items():
+        if source_id:
+            catalog.finish_meeting(source_id, whole=tally.complete and root in given)
 
 
 def settings_of(detector: Detector, crop: CropSettings) -> dict:
@@ -253,6 +266,7 @@ def batches(jobs: Iterator[Job], size: int) -> Iterator[list[Job]]:
 
 def write(catalog: Catalog, run_id: int, jobs: list[Job], detector: Detector, cfg: DetectConfig, tally: Tally) -> None:
     """Detect what is new to the run in a batch, and write all of the batch in one transaction."""
+    tally.read += len(jobs)
     readings = {job.reading.photo.sha256: job.reading for job in jobs if job.reading}
     images = {sha256: catalog.find_image(sha256) for sha256 in readings}
     fresh = {
@@ -341,7 +355,10 @@ def arrange(catalog: Catalog, cfg: DetectConfig, tally: Tally) -> None:
 
 
 def summary(catalog: Catalog, run_id: int, tally: Tally, seconds: float) -> dict:
-    """The JSON contract of `care detect`, and the problems that were met."""
+    """The JSON contract of `care detect`, and the problems that were met.
+
+    `unreadable` counts photos whose bytes are no picture, and files and folders that could not be read at all.
+    """
     met = catalog.count_met()
     categories = catalog.count_visible(run_id)
     return {

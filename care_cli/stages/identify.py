@@ -87,7 +87,6 @@ class Gallery:
 
     crops: np.ndarray  # int64
     images: np.ndarray  # int64
-    events: np.ndarray  # int64, 0 for none
     names: list[str]
     vectors: np.ndarray  # (G, D) float32
 
@@ -121,21 +120,24 @@ class Identifier:
         rows = self.catalog.gallery_rows(self.index_run["id"], self.cfg.candidates)
         stored = self.catalog.embeddings(self.index_run["id"])
         place = {int(crop): i for i, crop in enumerate(stored.ids)}
-        columns = ("crop", "image", "event")
-        crops, images, events = (np.array([row[name] or 0 for row in rows], np.int64) for name in columns)
+        columns = ("crop", "image")
+        crops, images = (np.array([row[name] for row in rows], np.int64) for name in columns)
         vectors = stored.vectors[[place[int(crop)] for crop in crops]]
-        return Gallery(crops, images, events, [row["individual"] for row in rows], vectors)
+        return Gallery(crops, images, [row["individual"] for row in rows], vectors)
 
     def _thresholds(self) -> Thresholds | None:
         said = {}
-        if self.spec.family == "care":
+        if self.spec.family == "care" and self.cfg.score == "best":  # what the model's own were fixed for
             said = checkpoints.read_header(registry.fetch(self.spec)).get("thresholds", {})
         known = self.cfg.known if self.cfg.known is not None else said.get("known")
         new = self.cfg.new_below if self.cfg.new_below is not None else said.get("new")
         if known is None and new is None:
             return None
         if known is None or new is None:
-            raise CareError(f"{self.spec.name} has no thresholds of its own: give both --known and --new-below.")
+            raise CareError(
+                f"{self.spec.name} has no thresholds of its own for --score {self.cfg.score}: give both --known and "
+                "--new-below."
+            )
         if new > known:
             raise CareError(
                 f"--new-below must not be above --known, but {new} is above {known}. What you do not give is the "
@@ -224,7 +226,10 @@ class Identifier:
         asked = [query for query in photo.queries if query.jpeg is not None]
         if not asked:
             return
-        vectors = index.embed_jpegs(self.embedder, [query.jpeg for query in asked])
+        readable, vectors = index.embed(self.embedder, {i: query.jpeg for i, query in enumerate(asked)})
+        for damaged in set(range(len(asked))) - set(readable):
+            asked[damaged].verdict, asked[damaged].reason = "unsure", "its stored pixels are damaged: `care doctor`"
+        asked = [asked[i] for i in readable]
         allowed = np.flatnonzero(~np.isin(self.gallery.images, list(self.own_event(photo))))
         names = [self.gallery.names[i] for i in allowed]
         cosines = similarities(vectors, self.gallery.vectors[allowed]) if len(allowed) else np.zeros((len(asked), 0))
@@ -379,7 +384,7 @@ def sheet_rows(identifier: Identifier, photos: Sequence[QueryPhoto]) -> list[Que
             crops = [int(identifier.gallery.crops[one.index]) for one in query.candidates]
             pixels = identifier.catalog.pixels(crops)
             candidates = [
-                (one.individual, one.similarity, None, pixels[crop])
+                (one.individual, one.similarity, None, pixels.get(crop))
                 for one, crop in zip(query.candidates, crops, strict=True)
             ]
             label = display_path(photo.found.relative).rpartition("/")[2]

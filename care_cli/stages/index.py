@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -92,8 +91,3 @@ def embed(embedder: Embedder, pixels: dict[int, bytes]) -> tuple[list[int], np.n
             continue
         readable.append(crop_id)
     return readable, embedder.embed(np.stack(batch)) if batch else np.zeros((0, embedder.dim), np.float32)
-
-
-def embed_jpegs(embedder: Embedder, jpegs: Sequence[bytes]) -> np.ndarray:
-    """Vectors `(N, D) float32` of crops that were just cut."""
-    return embedder.embed(np.stack([embedder.transform(decode_jpeg(jpeg)) for jpeg in jpegs]))
