@@ -215,3 +215,12 @@ def test_gaps_are_not_negative() -> None:
     assert gap("5m") == 300
     with pytest.raises(CareError, match="negative"):
         gap("-5m")
+
+
+def test_the_visit_of_a_query_ends_with_the_deployment_s_own_gap(catalog, detector, tmp_path: Path) -> None:
+    run(catalog, detector, card(tmp_path / "ridge"))  # 10:00 to 10:02
+    later = "2024-05-01 10:45:00"
+    assert catalog.event_images("S1", later) == set()  # 43 minutes after the last one, more than 30
+    run(catalog, detector, tmp_path / "ridge", event_gap_s=7200)
+    assert len(catalog.event_images("S1", later)) == 3
+    assert catalog.event_images("S2", later) == set()  # another camera

@@ -311,7 +311,8 @@ class PhotosTable:
             return set()
         rows = self.rows(
             "WITH near AS (SELECT images.id, event_id FROM images "
-            "LEFT JOIN deployments ON deployments.id = deployment_id WHERE serial = :serial AND 86400 * abs(julianday(captured_at) - julianday(:at)) <= "
+            "LEFT JOIN deployments ON deployments.id = deployment_id WHERE serial = :serial "
+            "AND 86400 * abs(julianday(captured_at) - julianday(:at)) <= "
             "coalesce(event_gap_s, 1800) + 0.001) "
             "SELECT id FROM near UNION SELECT id FROM images WHERE event_id IN (SELECT event_id FROM near)",
             {"serial": serial, "at": captured_at},
