@@ -80,7 +80,7 @@ def save(path: Path, state: dict[str, Any], header: dict[str, Any]) -> None:
     float32: they weigh little, and small variances do not survive float16.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialized
 
     tensors = {
         name: (t.half() if t.is_floating_point() and t.ndim > 1 else t).detach().cpu().contiguous().clone()
@@ -91,7 +91,8 @@ def save(path: Path, state: dict[str, Any], header: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
     try:
-        save_file(tensors, unfinished, metadata={"care": json.dumps(header, sort_keys=True)})
+        # written by us, so that the file gets the permissions of any other; safetensors gives it to its owner alone
+        unfinished.write_bytes(serialized(tensors, metadata={"care": json.dumps(header, sort_keys=True)}))
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

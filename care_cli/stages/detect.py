@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from care_cli.detectors import Detector
 
 PAGE = 256  # files looked up at once
+Item = TypeVar("Item")
 READERS = min(4, os.cpu_count() or 1)  # threads that read and decode
 
 
@@ -186,18 +188,17 @@ def preview(catalog: Catalog | None, cfg: DetectConfig, model: ModelSpec | None)
 
 def pages(found: Iterator[Found | Unreadable], tally: Tally) -> Iterator[list[Found]]:
     """The scan's photos, PAGE at a time; what could not be read goes to the tally."""
-    page: list[Found] = []
+    return batches(photos(found, tally), PAGE)
+
+
+def photos(found: Iterator[Found | Unreadable], tally: Tally) -> Iterator[Found]:
+    """What the scan found that can be read; the rest is noted in the tally."""
     for one in found:
-        if isinstance(one, Unreadable):
+        if isinstance(one, Found):
+            yield one
+        else:
             tally.unreadable.append(f"{display_path(one.path)}: {one.reason}")
             tally.complete = False
-            continue
-        page.append(one)
-        if len(page) == PAGE:
-            yield page
-            page = []
-    if page:
-        yield page
 
 
 def by_root(page: list[Found]) -> Iterator[tuple[Path, list[Found]]]:
@@ -252,15 +253,10 @@ def read(job: Job) -> Job:
         return replace(job, failure=error.strerror or type(error).__name__)
 
 
-def batches(jobs: Iterator[Job], size: int) -> Iterator[list[Job]]:
-    """Jobs, `size` at a time."""
-    batch: list[Job] = []
-    for job in jobs:
-        batch.append(job)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+def batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last one shorter; never more than one in memory."""
+    items = iter(items)
+    while batch := list(islice(items, size)):
         yield batch
 
 
