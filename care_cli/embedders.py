@@ -7,6 +7,7 @@ preprocessing, or what the checkpoint's header says.
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 import sys
 from collections.abc import Callable
@@ -124,7 +125,8 @@ def _ours(spec: ModelSpec, weights: Path, device: str) -> Embedder:
     header = checkpoints.read_header(weights)
     if header.get("task") != "embedder" or not isinstance(header.get("architecture"), str):
         raise CareError(f"{weights.name} is not an embedder; its header says {header.get('task', 'nothing')}")
-    model = build_backbone(header["architecture"], **header.get("options", {}))
+    options = header.get("options") or {}
+    model = checkpoints.build(weights, functools.partial(build_backbone, header["architecture"], **options))
     _load(model, checkpoints.load_state(weights), weights)
     said = {key: header[key] for key in DATA_KEYS if header.get(key) is not None}
     embedder = _timm_embedder(model, header["architecture"], said, device)
