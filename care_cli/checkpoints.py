@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 HEADER_LIMIT = 100 * 2**20  # bytes, the format's own bound
 LARGEST_STRIDE = 1024  # px
-UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
 PATHS = {f"pathlib{part}.{kind}Path" for part in ("", "._local") for kind in ("Posix", "Windows")}
 LAYERS = ("torch.nn.modules", "ultralytics.nn.modules", "ultralytics.nn.tasks")
 LOSSES = ("ultralytics.utils.loss", "ultralytics.utils.tal")  # left behind by training, dropped on reading
@@ -114,14 +113,11 @@ def build(path: Path, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     try:
         with torch.device("meta"):
             numbers = sum(parameter.numel() for parameter in make().parameters())
-    except Exception:  # what cannot be made fails below; a few networks cannot be planned and have a size of their own
-        numbers = 0
-    if numbers > path.stat().st_size:
-        raise CareError(
-            f"{path} is not what its header says: a network of {numbers:,} numbers does not fit into "
-            f"{path.stat().st_size:,} bytes"
-        )
-    try:
+        if numbers > path.stat().st_size:
+            raise CareError(
+                f"{path} is not what its header says: a network of {numbers:,} numbers does not fit into "
+                f"{path.stat().st_size:,} bytes"
+            )
         return make()
     except CareError:
         raise
@@ -135,7 +131,6 @@ def load_state(path: Path) -> dict[str, Any]:
     Floating point comes back as float32. Raises CareError for anything else; no pickle is executed.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(path)
@@ -145,15 +140,9 @@ def load_state(path: Path) -> dict[str, Any]:
         else:
             _check_archive(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        pickle.UnpicklingError,
-        SafetensorError,
-        zipfile.BadZipFile,
-    ) as error:
+    except CareError:
+        raise
+    except Exception as error:  # a hostile pickle fails in whatever way its instructions do
         raise CareError(
             f"{path} can't be read as weights: {_reason(error)}. Expected .safetensors or a file of plain tensors."
         ) from error
@@ -162,12 +151,9 @@ def load_state(path: Path) -> dict[str, Any]:
             state = state[key]
     if not isinstance(state, dict) or not any(isinstance(t, torch.Tensor) for t in state.values()):
         raise CareError(f"{path} holds no weights by name; expected a state dict")
-    _check_tensors(path, (t for t in state.values() if isinstance(t, torch.Tensor)))
-    return {
-        name.removeprefix("module."): t.float() if t.is_floating_point() else t
-        for name, t in state.items()
-        if isinstance(t, torch.Tensor)
-    }
+    tensors = {name: t for name, t in state.items() if isinstance(name, str) and isinstance(t, torch.Tensor)}
+    _check_tensors(path, tensors.values())
+    return {name.removeprefix("module."): t.float() if t.is_floating_point() else t for name, t in tensors.items()}
 
 
 def load_ultralytics(path: Path) -> torch.nn.Module:
@@ -184,15 +170,24 @@ def load_ultralytics(path: Path) -> torch.nn.Module:
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
             torch.serialization.add_safe_globals([(_allowed(name), name) for name in names])
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return _network(path, checkpoint)
     except _Refused as error:
         raise CareError(
             f"{path} is refused: {error}. Expected detection weights as Ultralytics publishes or trains them."
         ) from error
-    except (*UNREADABLE, KeyError) as error:
+    except CareError:
+        raise
+    except Exception as error:  # a hostile pickle fails in whatever way its instructions do
         raise CareError(f"{path} is not an Ultralytics checkpoint: {_reason(error)}") from error
+
+
+def _network(path: Path, checkpoint: Any) -> torch.nn.Module:
+    """The network in what was unpickled. CareError when there is none, or one that claims what no detector has."""
+    from ultralytics.nn.tasks import BaseModel
+
     model = (checkpoint.get("ema") or checkpoint.get("model")) if isinstance(checkpoint, dict) else None
-    if not isinstance(model, torch.nn.Module):
-        raise CareError(f"{path} holds no network; expected Ultralytics detection weights")
+    if not isinstance(model, BaseModel):
+        raise CareError(f"{path} holds no network of Ultralytics; expected its detection weights")
     _check_tensors(path, model.state_dict().values())
     _check_description(path, model)
     return _restore(model)

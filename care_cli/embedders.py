@@ -221,7 +221,10 @@ def _load(model: torch.nn.Module, state: dict[str, torch.Tensor], weights: Path,
     """Strict but for the classifier, after timm's own translation of older names."""
     translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if translate is not None:
-        state = translate(state, model)
+        try:
+            state = translate(state, model)
+        except Exception as error:  # it reshapes tensors by what the model says of itself
+            raise CareError(f"the weights {weights.name} do not fit the model: {error}") from error
     wanted = model.state_dict()
     extra = [n for n in state if n not in wanted and not any(n == h or n.startswith(f"{h}.") for h in head)]
     missing = [n for n in wanted if n not in state and not n.endswith("num_batches_tracked")]

@@ -22,6 +22,7 @@ from typing import Any
 from care_cli import checkpoints
 from care_cli.errors import CareError
 from care_cli.headers import check_name, check_values, checked_classes
+from care_cli.outputs import write_whole
 from care_cli.records import ModelSpec
 from care_cli.weights import Progress, cache_folder, check_url, digest, download
 
@@ -74,7 +75,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CareError(f"{path} can't be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CareError(f"{path} is not a model manifest: {error}") from error
 
 
@@ -245,12 +246,12 @@ def _describe_file(path: Path) -> ModelSpec:
         name=header.get("name", path.stem),
         task=header["task"],
         family="care",
-        architecture=header.get("architecture", ""),
+        architecture=header.get("architecture") or "",
         input_size=header.get("input_size"),
         dim=header.get("dim"),
         shown=header.get("shown"),
         classes=checked_classes(str(path), header.get("classes", {})),
-        licence=header.get("licence", "unknown"),
+        licence=header.get("licence") or "unknown",
         file=str(path),
     )
 
@@ -357,9 +358,12 @@ def add(path: Path) -> list[ModelSpec]:
         if spec.name in shipped():
             raise CareError(f"the name {spec.name} belongs to a model that CARE ships with; choose another")
     folder = cache_folder() / "registry.d"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CareError(f"{folder} cannot be made: {error.strerror or error}. Or set CARE_MODELS.") from error
     for spec in specs:
-        (folder / f"{spec.name}.toml").write_text(_manifest(spec), encoding="utf-8")
+        write_whole(folder / f"{spec.name}.toml", _manifest(spec))
     return specs
 
 

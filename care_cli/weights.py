@@ -14,6 +14,7 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,8 @@ def download(
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise CareError(f"{url} can't be fetched: {getattr(error, 'reason', error)}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
     found = running["SHA-256"].hexdigest()
     _write_note(path.resolve(), found)
     return found
