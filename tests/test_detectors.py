@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from care_cli import checkpoints, detectors, registry, thresholds
+from care_cli import checkpoints, detectors, registry, thresholds, yolo
 from care_cli.errors import CareError
 from care_cli.geometry import iou
 from care_cli.records import Detection, ModelSpec
@@ -107,11 +107,11 @@ def test_pixels_of_another_form_are_refused(shared):
 def test_saved_detector_finds_the_same(shared, photos, tmp_path):
     weights = shared / "weights/yolo11n.pt"
     before = detectors.load_detector(registry.find(weights), weights)
-    detectors.prepare_ultralytics()
+    yolo.prepare_ultralytics()
     model = checkpoints.load_ultralytics(weights)
     path = tmp_path / "own.safetensors"
     header = {"architecture": "yolo11n", "names": list(model.names.values()), "input_size": 640}
-    detectors.save_detector(model, path, {**header, "shown": 0.35})
+    yolo.save_detector(model, path, {**header, "shown": 0.35})
     assert path.stat().st_size < 6_000_000
     after = detectors.load_detector(registry.find(path, task="detector"), path)
     assert (after.spec.shown, after.image_size) == (0.35, 640)
@@ -123,11 +123,11 @@ def test_saved_detector_finds_the_same(shared, photos, tmp_path):
 
 
 def test_species_of_our_own_detector_come_from_its_header(tmp_path):
-    model = detectors.build_graph("yolo11n", ["jaguar", "person"])
+    model = yolo.build_graph("yolo11n", ["jaguar", "person"])
     path = tmp_path / "own.safetensors"
     classes = {"jaguar": {"category": "animal", "species": "jaguar"}, "person": {"category": "person"}}
     header = {"architecture": "yolo11n", "names": ["jaguar", "person"], "input_size": 320, "classes": classes}
-    detectors.save_detector(model, path, header)
+    yolo.save_detector(model, path, header)
     detector = detectors.load_detector(registry.find(path), path)
     assert detector.spec.classes == classes and detector.settings["image_size"] == 320
     described = ModelSpec(name="demo", task="detector", family="care", file=str(path), shown=0.5)
@@ -136,7 +136,7 @@ def test_species_of_our_own_detector_come_from_its_header(tmp_path):
 
 
 def test_damaged_own_checkpoint_is_refused(tmp_path):
-    model = detectors.build_graph("yolo11n", ["a"])
+    model = yolo.build_graph("yolo11n", ["a"])
     state = {name: t for name, t in model.state_dict().items() if name != "model.0.conv.weight"}
     path = tmp_path / "own.safetensors"
     header = {"task": "detector", "architecture": "yolo11n", "names": ["a"], "input_size": 320}
@@ -159,7 +159,7 @@ def test_pose_weights_are_refused(shared):
 def test_classification_weights_are_refused(tmp_path):
     import torch
 
-    detectors.prepare_ultralytics()
+    yolo.prepare_ultralytics()
     from ultralytics.nn.tasks import ClassificationModel
 
     path = tmp_path / "classifier.pt"
@@ -172,7 +172,7 @@ def test_what_ultralytics_trained_is_read_as_it_was(tmp_path):
     """A checkpoint as the trainer leaves it: averaged weights, loss, paths, numpy numbers, arguments."""
     import torch
 
-    model = detectors.build_graph("yolo11n", ["jaguar", "person"])
+    model = yolo.build_graph("yolo11n", ["jaguar", "person"])
     from ultralytics.utils import IterableSimpleNamespace
 
     model.args = IterableSimpleNamespace(box=7.5, cls=0.5, dfl=1.5, save_dir=Path("runs"))
@@ -244,7 +244,7 @@ def test_a_pickle_that_would_evaluate_text_is_refused(tmp_path, harm):
 
 def test_allowed_layers_can_not_be_called(tmp_path, harm):
     """Ultralytics' constructors evaluate the activation that their configuration names."""
-    detectors.prepare_ultralytics()
+    yolo.prepare_ultralytics()
     from ultralytics.nn.tasks import DetectionModel
 
     graph = {"nc": 1, "activation": f"open({str(harm)!r}, 'w')", "backbone": [], "head": []}
@@ -345,7 +345,7 @@ def test_no_person_is_left_as_an_animal(detections):
 def test_ultralytics_does_not_change_how_pillow_opens_photos() -> None:
     """It replaces Pillow's opener by one that looks for a plug-in; ours stays Pillow's."""
     code = (
-        "from PIL import Image; from care_cli.detectors import prepare_ultralytics; before = Image.open; "
+        "from PIL import Image; from care_cli.yolo import prepare_ultralytics; before = Image.open; "
         "prepare_ultralytics(); from ultralytics import YOLO; print(Image.open is before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from care_cli import checkpoints, embedders, registry
+from care_cli import checkpoints, embedders, encoders, registry
 from care_cli.errors import CareError
 from care_cli.records import ModelSpec
 
@@ -81,9 +81,9 @@ def test_own_checkpoint_comes_back_as_it_was(tmp_path):
     import torch
 
     torch.manual_seed(3)
-    model = embedders.build_backbone("vit_tiny_patch16_224", **TINY).eval()
+    model = encoders.build_backbone("vit_tiny_patch16_224", **TINY).eval()
     path = tmp_path / "own.safetensors"
-    embedders.save_embedder(model, path, HEADER | {"metrics": {"top1": 0.5}})
+    encoders.save_embedder(model, path, HEADER | {"metrics": {"top1": 0.5}})
     assert checkpoints.read_header(path)["metrics"] == {"top1": 0.5}
     spec = registry.find(path, task="embedder")
     embedder = embedders.load_embedder(spec, path)
@@ -98,9 +98,9 @@ def test_own_checkpoint_comes_back_as_it_was(tmp_path):
 
 
 def test_own_preprocessing_is_what_the_header_says(tmp_path, pictures):
-    model = embedders.build_backbone("vit_tiny_patch16_224", **TINY)
+    model = encoders.build_backbone("vit_tiny_patch16_224", **TINY)
     path = tmp_path / "own.safetensors"
-    embedders.save_embedder(model, path, HEADER)
+    encoders.save_embedder(model, path, HEADER)
     embedder = embedders.load_embedder(registry.find(path), path)
     for picture in pictures:
         small = np.asarray(picture.convert("RGB").resize((64, 64), Image.BILINEAR), np.float64) / 255
