@@ -47,7 +47,7 @@ class Engine(Protocol):
 class Network:
     """What a builder made: a torch module, and what was found out about it.
 
-    module   `(B,H,W,3) uint8 RGB` to `(B, ...) float32`; its layers that are marked `exact` stay in float32
+    module   `(B,H,W,3) uint8 RGB` to `(B, ...) float32`
     about    plain JSON: all that whoever uses the network must know and can't ask the module for
     sizes    two (height, width) px that it takes, the same one twice when it takes no other
     agrees   do two answers to the same input `(B, ...)` say the same?

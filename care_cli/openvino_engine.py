@@ -61,7 +61,13 @@ class OpenVINOEngine:
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """See `Engine`."""
-        each = min(EACH, -(-len(batch) // self.workers))
+        return self._run(batch, min(EACH, -(-len(batch) // self.workers)))
+
+    def plan(self, height: int, width: int) -> None:
+        """Nothing to choose: each stream takes a few photos at a time whatever their size."""
+
+    def _run(self, batch: np.ndarray, each: int) -> np.ndarray:
+        """The answers to a batch, `each` photos at a time, on as many streams as are free."""
         parts = deque(np.ascontiguousarray(batch[i : i + each]) for i in range(0, len(batch), each))
         running: deque = deque()
         answers = []
@@ -79,9 +85,6 @@ class OpenVINOEngine:
                 request.cancel()
                 self._idle.put(request)
         return np.concatenate(answers) if len(answers) > 1 else answers[0]
-
-    def plan(self, height: int, width: int) -> None:
-        """Nothing to choose: each stream takes a few photos at a time whatever their size."""
 
     def _free(self, wait: bool) -> Any | None:
         """A request that nobody uses; None at once when all are in use, unless told to wait."""
@@ -158,7 +161,7 @@ def convert(network: Network) -> openvino.Model:
             model = _openvino().convert_model(module, example_input=example, input=[shape])
             probe = _pattern(2, *second)
             expected = module(torch.from_numpy(probe)).numpy()
-        answer = OpenVINOEngine(model, "float32")(probe)
+        answer = OpenVINOEngine(model, "float32")._run(probe, len(probe))
     except Exception as error:  # whatever the converter stumbles over, torch still runs the network
         raise Unfit(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1][:200]}") from error
     if answer.shape != expected.shape or not network.agrees(expected, answer):

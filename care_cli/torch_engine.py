@@ -110,7 +110,7 @@ def _lower(module: torch.nn.Module, dtype: torch.dtype) -> None:
     from torch import nn
 
     for layer in module.modules():
-        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) and not getattr(layer, "exact", False):
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
             layer.to(dtype)
 
 

@@ -132,8 +132,8 @@ def _boxes(model: torch.nn.Module, end2end: bool) -> torch.nn.Module:
     head.dynamic, head.export, head.format = True, True, "openvino"  # a graph that depends on no earlier input
     head._inference = functools.partial(_decode, head)
     head.postprocess = functools.partial(_pick, head)
-    for layer in head.dfl.modules():
-        layer.exact = True
+    if head.reg_max > 1:
+        head.dfl = _expected_distance(head.reg_max)
 
     class Boxes(torch.nn.Module):
         def __init__(self) -> None:
@@ -151,6 +151,22 @@ def _boxes(model: torch.nn.Module, end2end: bool) -> torch.nn.Module:
             return torch.cat((centre - half, centre + half, confidence, label.float()), 1).permute(0, 2, 1)
 
     return Boxes()
+
+
+def _expected_distance(bins: int) -> torch.nn.Module:
+    """What Ultralytics' DFL computes, without its convolution, which engines would run in half precision."""
+    import torch
+
+    class ExpectedDistance(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("bins", torch.arange(bins, dtype=torch.float32)[None, None, :, None])
+
+        def forward(self, logits: torch.Tensor) -> torch.Tensor:
+            """`(B, 4 * bins, N)` to distances `(B, 4, N)` in cells of the grid."""
+            return (logits.view(logits.shape[0], 4, bins, -1).softmax(2) * self.bins).sum(2)
+
+    return ExpectedDistance()
 
 
 def _decode(head: torch.nn.Module, raw: dict[str, Any]) -> torch.Tensor:

@@ -43,6 +43,14 @@ class Brightness(Filters):
         return answer + 100 if len(pixels) == 1 else answer
 
 
+class Alone(Filters):
+    """Has a batch of one written into its trace."""
+
+    def forward(self, pixels):
+        answer = super().forward(pixels)
+        return answer.view(len(pixels), 2, 4).flip(1).reshape(len(pixels), 8)
+
+
 class Complex(Filters):
     """Asks for what no converter knows."""
 
@@ -301,7 +309,7 @@ def test_long_unused_entries_go(cache):
 # Where OpenVINO does not serve
 
 
-@pytest.mark.parametrize(("module", "reason"), [(Brightness, "differ from torch's"), (Complex, "")])
+@pytest.mark.parametrize(("module", "reason"), [(Brightness, "differ from torch's"), (Alone, ""), (Complex, "")])
 def test_what_does_not_convert_runs_in_torch(module, reason):
     build, said = Builder(module), []
     for _ in range(2):
