@@ -18,6 +18,7 @@ from care_cli.errors import CareError
 from care_cli.images import Reading, read_photo
 from care_cli.records import Detection, ModelSpec
 from care_cli.scan import Found, Unreadable, display_path, scan
+from care_cli.stages import gallery
 from care_cli.stages.cropping import CropSettings, cut_crops
 from care_cli.stages.crops import black_out
 from care_cli.stages.devices import enough_memory
@@ -114,7 +115,7 @@ def run(catalog: Catalog, cfg: DetectConfig, detector: Detector, total: int | No
         catalog.fill_species(run_id, cfg.species)
     arrange(catalog, cfg, tally)
     catalog.finish_run(run_id)
-    catalog.expunge()
+    gallery.forget(catalog)
     others, runs = catalog.only_in_other_runs(run_id)
     if others and tally.read:
         catalog.notice(

@@ -16,11 +16,10 @@ from care_cli import checkpoints, registry
 from care_cli.decisions import checked_name
 from care_cli.errors import CareError
 from care_cli.images import Reading, read_photo
-from care_cli.matching import SCORES, Candidate, Thresholds, decide, rank
+from care_cli.matching import SCORES, Candidate, Thresholds, decide
 from care_cli.records import Crop, Detection, ModelSpec, Selection
 from care_cli.scan import Found, display_path, scan
-from care_cli.search import similarities
-from care_cli.stages import detect, index, individuals
+from care_cli.stages import detect, gallery, index, individuals
 from care_cli.stages.cropping import CropSettings, cut_crops
 from care_cli.stages.crops import black_out
 from care_cli.stages.places import add_place
@@ -83,16 +82,6 @@ class QueryPhoto:
     detected: list[Crop] = field(default_factory=list)  # when its crops are not in the catalog
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """The named animals to compare with; all arrays have G entries."""
-
-    crops: np.ndarray  # int64
-    images: np.ndarray  # int64
-    names: list[str]
-    vectors: np.ndarray  # (G, D) float32
-
-
 class Identifier:
     """Everything that answers: the models of the catalog's runs and its named crops, loaded when needed."""
 
@@ -101,7 +90,7 @@ class Identifier:
         self.cfg = cfg
         self.index_run = self._index_run()
         self.spec = registry.recall(json.loads(self.index_run["spec"]))
-        self.gallery = self._gallery()
+        self.gallery = gallery.open_gallery(catalog, self.index_run["id"], cfg.candidates)
         self.thresholds = self._thresholds()
         active = catalog.latest_run("detect")
         self.active_run = active["id"] if active else None
@@ -117,15 +106,6 @@ class Identifier:
                 return row
         made = f" with {self.cfg.model.name}" if self.cfg.model else ""
         raise CareError(f"There is no finished index{made} in {self.catalog.path}. Run `care index` first.")
-
-    def _gallery(self) -> Gallery:
-        rows = self.catalog.gallery_rows(self.index_run["id"], self.cfg.candidates)
-        stored = self.catalog.embeddings(self.index_run["id"])
-        place = {int(crop): i for i, crop in enumerate(stored.ids)}
-        columns = ("crop", "image")
-        crops, images = (np.array([row[name] for row in rows], np.int64) for name in columns)
-        vectors = stored.vectors[[place[int(crop)] for crop in crops]]
-        return Gallery(crops, images, [row["individual"] for row in rows], vectors)
 
     def _thresholds(self) -> Thresholds | None:
         said = {}
@@ -232,13 +212,10 @@ class Identifier:
         for damaged in set(range(len(asked))) - set(readable):
             asked[damaged].verdict, asked[damaged].reason = "unsure", "its stored pixels are damaged: `care doctor`"
         asked = [asked[i] for i in readable]
-        allowed = np.flatnonzero(~np.isin(self.gallery.images, list(self.own_event(photo))))
-        names = [self.gallery.names[i] for i in allowed]
-        cosines = similarities(vectors, self.gallery.vectors[allowed]) if len(allowed) else np.zeros((len(asked), 0))
-        for query, vector, cosine in zip(asked, vectors, cosines, strict=True):
-            ranked = rank(cosine, names, self.cfg.score, self.cfg.m, self.cfg.k) if len(allowed) else []
+        cfg, own = self.cfg, self.catalog.crops_of_images(self.own_event(photo))
+        for query, vector in zip(asked, vectors, strict=True):
             query.vector = vector
-            query.candidates = [replace(one, index=int(allowed[one.index])) for one in ranked[: self.cfg.top]]
+            query.candidates = self.gallery.search(vector, cfg.top, cfg.score, cfg.m, cfg.k, without=own)
             query.verdict, query.reason = decide(candidates=query.candidates, thresholds=self.thresholds)
 
     def own_event(self, photo: QueryPhoto) -> set[int]:
@@ -322,7 +299,7 @@ def confirm(identifier: Identifier, photos: Sequence[QueryPhoto], number: int | 
             catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None])
         score = best.similarity if best else None
         done = individuals.name(catalog, [crop_id], cfg.name, score=score, evidence=evidence)
-    catalog.expunge()
+    gallery.forget(catalog)
     return {"crop": crop_id, "individual": done["individual"], "decisions": done["decisions"]}
 
 
