@@ -71,7 +71,7 @@ def shortlist(
     if not len(similarity):
         return np.zeros(0, np.int64)
     margin = 2 * error + 1e-6  # and what rounding of means may turn
-    value = np.full(int(individuals.max()) + 1, -np.inf)
+    value = np.full(int(individuals.max()) + 1, -np.inf, similarity.dtype)  # of one type: much faster below
     np.maximum.at(value, individuals, similarity)
     least = value
     if score == "mean":
@@ -79,11 +79,13 @@ def shortlist(
     present = value[np.isfinite(value)]
     last = max(0, len(present) - top)
     eligible = value >= np.partition(present, last)[last] - margin
-    chosen = eligible[individuals] & (similarity >= (least - margin)[individuals])
+    chosen = np.flatnonzero(eligible[individuals])
+    chosen = chosen[similarity[chosen] >= least[individuals[chosen]] - margin]
     if score == "vote":
         last = max(0, len(similarity) - k)
-        chosen |= similarity >= np.partition(similarity, last)[last] - margin
-    return np.flatnonzero(chosen)
+        voters = np.flatnonzero(similarity >= np.partition(similarity, last)[last] - margin)
+        chosen = np.union1d(chosen, voters)
+    return chosen
 
 
 def _means(similarity: np.ndarray, individuals: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
