@@ -37,6 +37,7 @@ class Prepared:
 
     pixels: np.ndarray
     shape: tuple[int, int]
+    scale: int = 1
 
 
 class Detector:
@@ -52,6 +53,7 @@ class Detector:
         self.end2end = bool(getattr(model, "end2end", False))
         self.image_size = math.ceil(image_size / self.stride) * self.stride
         self.device = device
+        self.engine, self.precision, self.workers, self.batch = "torch", "float32", 1, 8
         self.spec = spec
         self.settings = {
             "image_size": self.image_size,
@@ -62,14 +64,14 @@ class Detector:
         }
         self._model = model
 
-    def prepare(self, image: np.ndarray) -> Prepared:
+    def prepare(self, image: np.ndarray, scale: int = 1) -> Prepared:
         """Letterbox one photo `(H,W,3) uint8 RGB`: all that must happen before the network."""
         from ultralytics.data.augment import LetterBox
 
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise CareError(f"expected pixels (H,W,3) uint8, got {image.shape} {image.dtype}")
         box = LetterBox((self.image_size, self.image_size), auto=True, stride=self.stride)
-        return Prepared(np.ascontiguousarray(box(image=image)), image.shape[:2])
+        return Prepared(np.ascontiguousarray(box(image=image)), image.shape[:2], scale)
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
         """Boxes of each photo `(H,W,3) uint8 RGB`, in its own pixels, most confident first.
@@ -113,7 +115,7 @@ class Detector:
             )
             rows = []
             for boxes, photo in zip(kept, photos, strict=True):
-                boxes[:, :4] = scale_boxes(batch.shape[2:], boxes[:, :4], photo.shape)
+                boxes[:, :4] = scale_boxes(batch.shape[2:], boxes[:, :4], photo.shape) * photo.scale
                 rows.append(boxes[:, :6].cpu().numpy().astype(float))
         return rows
 

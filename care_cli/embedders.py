@@ -41,6 +41,7 @@ class Embedder:
         device: str,
     ):
         self.device = device
+        self.engine, self.precision, self.workers, self.batch = "torch", "float32", 1, 32
         self.settings = settings
         self.size = int(settings["input_size"])
         self._transform = transform
