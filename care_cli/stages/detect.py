@@ -15,6 +15,7 @@ from tqdm import tqdm
 from care_cli import registry
 from care_cli.records import ModelSpec
 from care_cli.scan import display_path, scan
+from care_cli.stages import gallery
 from care_cli.stages.cropping import CropSettings
 from care_cli.stages.crops import black_out
 from care_cli.stages.photos import Job, Tally, count, crops_of, look_up, pages
@@ -92,7 +93,7 @@ def run(catalog: Catalog, cfg: DetectConfig, detector: Detector) -> dict:
         catalog.fill_species(run_id, cfg.species)
     arrange(catalog, cfg, tally)
     catalog.finish_run(run_id)
-    catalog.expunge()
+    gallery.forget(catalog)
     others, runs = catalog.only_in_other_runs(run_id)
     if others and tally.read:
         catalog.notice(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,10 @@ from care_cli import checkpoints, registry
 from care_cli.decisions import checked_name
 from care_cli.errors import CareError
 from care_cli.images import File, Reading, decode, read_file
-from care_cli.matching import SCORES, Candidate, Thresholds, decide, rank
+from care_cli.matching import SCORES, Candidate, Thresholds, decide
 from care_cli.records import Crop, Detection, ModelSpec, Selection
 from care_cli.scan import Found, display_path, scan
-from care_cli.search import similarities
-from care_cli.stages import detect, index, individuals
+from care_cli.stages import detect, gallery, index, individuals
 from care_cli.stages.cropping import CropSettings, cut_crops
 from care_cli.stages.crops import black_out
 from care_cli.stages.photos import count, found_in, least_side, require_photos
@@ -84,16 +83,6 @@ class QueryPhoto:
     detected: list[Crop] = field(default_factory=list)  # when its crops are not in the catalog
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """The named animals to compare with; all arrays have G entries."""
-
-    crops: np.ndarray  # int64
-    images: np.ndarray  # int64
-    names: list[str]
-    vectors: np.ndarray  # (G, D) float32
-
-
 class Identifier:
     """Everything that answers: the models of the catalog's runs and its named crops, loaded when needed."""
 
@@ -102,7 +91,7 @@ class Identifier:
         self.cfg = cfg
         self.index_run = self._index_run()
         self.spec = registry.recall(json.loads(self.index_run["spec"]))
-        self.gallery = self._gallery()
+        self.gallery = gallery.open_gallery(catalog, self.index_run["id"], cfg.candidates)
         self.thresholds = self._thresholds()
         active = catalog.latest_run("detect")
         self.active_run = active["id"] if active else None
@@ -118,15 +107,6 @@ class Identifier:
                 return row
         made = f" with {self.cfg.model.name}" if self.cfg.model else ""
         raise CareError(f"There is no finished index{made} in {self.catalog.path}. Run `care index` first.")
-
-    def _gallery(self) -> Gallery:
-        rows = self.catalog.gallery_rows(self.index_run["id"], self.cfg.candidates)
-        stored = self.catalog.embeddings(self.index_run["id"])
-        place = {int(crop): i for i, crop in enumerate(stored.ids)}
-        columns = ("crop", "image")
-        crops, images = (np.array([row[name] for row in rows], np.int64) for name in columns)
-        vectors = stored.vectors[[place[int(crop)] for crop in crops]]
-        return Gallery(crops, images, [row["individual"] for row in rows], vectors)
 
     def _thresholds(self) -> Thresholds | None:
         said = {}
@@ -251,20 +231,13 @@ class Identifier:
         asked = [query for query in photo.queries if query.jpeg is not None]
         if not asked:
             return
+        cfg, own = self.cfg, self.catalog.crops_of_images(self.own_event(photo))
         for query, vector in zip(asked, index.embed(self.embedder, [query.jpeg for query in asked]), strict=True):
             query.vector = vector
             if vector is None:
                 query.verdict, query.reason = "unsure", "its stored pixels are damaged: `care doctor`"
-        asked = [query for query in asked if query.vector is not None]
-        if not asked:
-            return
-        vectors = np.stack([query.vector for query in asked])
-        allowed = np.flatnonzero(~np.isin(self.gallery.images, list(self.own_event(photo))))
-        names = [self.gallery.names[i] for i in allowed]
-        cosines = similarities(vectors, self.gallery.vectors[allowed]) if len(allowed) else np.zeros((len(asked), 0))
-        for query, cosine in zip(asked, cosines, strict=True):
-            ranked = rank(cosine, names, self.cfg.score, self.cfg.m, self.cfg.k) if len(allowed) else []
-            query.candidates = [replace(one, index=int(allowed[one.index])) for one in ranked[: self.cfg.top]]
+                continue
+            query.candidates = self.gallery.search(vector, cfg.top, cfg.score, cfg.m, cfg.k, without=own)
             query.verdict, query.reason = decide(candidates=query.candidates, thresholds=self.thresholds)
 
     def own_event(self, photo: QueryPhoto) -> set[int]:
@@ -346,7 +319,7 @@ def confirm(identifier: Identifier, photos: Sequence[QueryPhoto], number: int | 
             catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None])
         score = best.similarity if best else None
         done = individuals.name(catalog, [crop_id], cfg.name, score=score, evidence=evidence)
-    catalog.expunge()
+    gallery.forget(catalog)
     return {"crop": crop_id, "individual": done["individual"], "decisions": done["decisions"]}
 
 
