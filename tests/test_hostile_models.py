@@ -153,7 +153,7 @@ def test_a_deep_pickle_is_refused(care: Care, card: Path, tmp_path: Path) -> Non
 def test_networks_that_are_no_detectors_are_refused(care: Care, card: Path, tmp_path: Path, said: dict) -> None:
     import torch
 
-    from care_cli.detectors import build_graph
+    from care_cli.yolo import build_graph
 
     layers = build_graph("yolo11n", ["pig"]) if "task" not in said else torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
     stride = said.get("stride")
