@@ -65,7 +65,7 @@ class Gallery:
             chosen, exact = rows, self._exact(query, rows)
         owners = self.individuals[chosen].tolist()
         names = self.catalog.names_of_individuals(set(owners))
-        there = np.array([one in names for one in owners], bool) & np.isfinite(exact)  # another process may have deleted it
+        there = np.isfinite(exact) & np.array([one in names for one in owners], bool)  # unless deleted meanwhile
         chosen, exact = chosen[there], exact[there]
         ranked = rank(exact, [names[one] for one in self.individuals[chosen].tolist()], score, m, k)
         return [replace(one, index=int(chosen[one.index])) for one in ranked[:top]]
