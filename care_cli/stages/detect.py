@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
@@ -54,6 +54,7 @@ def load(
     image_size: int | None = None,
     engine: str = "auto",
     precision: str = "auto",
+    notice: Callable[[str], None] | None = None,
 ) -> Detector:
     """The detector ready for use, its `spec` with the digest that identifies it in runs; None: the default.
 
@@ -63,7 +64,9 @@ def load(
 
     spec = model or registry.default(f"detect:{device[:4]}")
     weights = registry.fetch(spec)
-    detector = load_detector(spec, weights, device, image_size=image_size, engine=engine, precision=precision)
+    detector = load_detector(
+        spec, weights, device, image_size=image_size, engine=engine, precision=precision, notice=notice
+    )
     detector.spec = replace(detector.spec, sha256=registry.model_sha256(spec))
     return detector
 

@@ -22,6 +22,7 @@ from care_cli.scan import Found, display_path, scan
 from care_cli.stages import detect, gallery, index, individuals
 from care_cli.stages.cropping import CropSettings, cut_crops
 from care_cli.stages.crops import black_out
+from care_cli.stages.devices import precision_like
 from care_cli.stages.photos import count, found_in, least_side, require_photos
 from care_cli.stages.places import add_place
 from care_cli.thresholds import ONE_BEING, PERSON, SHOWN
@@ -132,11 +133,17 @@ class Identifier:
     def embedder(self) -> Embedder:
         """The index's model."""
         if self._embedder is None:
-            embedder, _ = index.load(self.spec, self.cfg.device, self.cfg.engine, self.cfg.precision)
-            if json.loads(self.index_run["settings"]) != json.loads(json.dumps(index.settings_of(embedder))):
+            made = json.loads(self.index_run["settings"])
+            precision = precision_like(made, self.cfg.precision, self.cfg.device)
+            embedder, _ = index.load(self.spec, self.cfg.device, self.cfg.engine, precision, self.catalog.notice)
+            if made != json.loads(json.dumps(index.settings_of(embedder))) | {"precision": made["precision"]}:
                 raise CareError("This index was made with other settings of its model. Run `care index` again.")
             self._embedder = embedder
         return self._embedder
+
+    def as_indexed(self) -> bool:
+        """Are the vectors of query photos of the index's own precision?"""
+        return self.embedder.precision == json.loads(self.index_run["settings"])["precision"]
 
     def query_run(self) -> tuple[str, dict, ModelSpec | None]:
         """Command, settings and model of the run to which a query photo's new crops belong.
@@ -183,12 +190,13 @@ class Identifier:
     def detector(self) -> tuple[Detector, dict]:
         """The active detect run's model, else the one that was asked for, and its settings in a run."""
         if self._detector is None:
-            size = None
-            spec = self.cfg.detector
+            size, precision, cfg = None, self.cfg.precision, self.cfg
+            spec = cfg.detector
             if spec is None and self.active:
                 spec = registry.recall(json.loads(self.catalog.latest_run("detect")["spec"]))
                 size = self.active["image_size"]
-            detector = detect.load(spec, self.cfg.device, size, self.cfg.engine, self.cfg.precision)
+                precision = precision_like(self.active, precision, cfg.device)
+            detector = detect.load(spec, cfg.device, size, cfg.engine, precision, self.catalog.notice)
             self._detector = detector, detect.settings_of(detector, self.crop, self.decode)
         return self._detector
 
@@ -212,7 +220,7 @@ class Identifier:
 
     def detect(self, photo: QueryPhoto, reading: Reading) -> None:
         """Fill the queries of a photo that the catalog has no crops of."""
-        facts, image = photo.reading.photo, photo.image_id
+        facts, image, photo.reading = reading.photo, photo.image_id, reading
         people = self.catalog.people([image], PERSON).get(image, []) if image else []
         if self.cfg.whole:
             box = (0.0, 0.0, float(facts.width), float(facts.height))
@@ -315,7 +323,7 @@ def confirm(identifier: Identifier, photos: Sequence[QueryPhoto], number: int | 
     }
     with catalog.transaction():
         crop_id = query.crop_id or add_photo(identifier, photo)[chosen]
-        if query.vector is not None:
+        if query.vector is not None and identifier.as_indexed():
             catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None])
         score = best.similarity if best else None
         done = individuals.name(catalog, [crop_id], cfg.name, score=score, evidence=evidence)
