@@ -28,8 +28,13 @@ test: $(READY) lint
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
-bench: $(READY)
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/bench
+	$(BIN)/python -m benchmarks --store
+
+$(VENV)/bench: benchmarks/requirements.txt $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r benchmarks/requirements.txt \
+	  || $(BIN)/python -m pip install --quiet --no-deps -r benchmarks/requirements.txt
+	touch $(VENV)/bench
 
 demo-models: $(READY)
 	$(BIN)/python -m demo.train_models

@@ -13,7 +13,7 @@ import datetime
 import importlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from benchmarks import report
@@ -60,13 +60,17 @@ def measure(bench: Bench, families: tuple[str, ...]) -> Iterator[Measured]:
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
     for family in families:
         for part in importlib.import_module(f"benchmarks.{family}").parts(bench):
-            try:
-                found = list(part())
-            except LeftOut as reason:
-                found = [Row(family, note=str(reason))]
-            for row in found:
+            for row in until_left_out(family, part):
                 print(line(row), flush=True)
                 yield Measured(family, machine(), commit(), day, row)
+
+
+def until_left_out(family: str, part: Callable[[], Iterable[Row]]) -> Iterator[Row]:
+    """The rows of one measurement; where it cannot go on, a last one says why."""
+    try:
+        yield from part()
+    except LeftOut as reason:
+        yield Row(family, note=str(reason))
 
 
 def line(row: Row) -> str:

@@ -44,16 +44,16 @@ class Bench:
         command = python("-m", "care_cli", "--device", device, "--json", "-q", "--catalog", catalog, *arguments)
         return best(times, command, accept=accept, env=self.env)
 
-    def peer(self, module: str, *arguments: object) -> Done:
-        """One of our own modules that drives a peer, in a process of its own."""
-        return finish(python("-m", f"benchmarks.{module}", *arguments), env=self.env)
+    def module(self, name: str, *arguments: object, env: Mapping[str, str] | None = None) -> Done:
+        """One of the modules beside this one, in a process of its own."""
+        return finish(python("-m", f"benchmarks.{name}", *arguments), env={**self.env, **(env or {})})
 
     @cached_property
     def scenes(self) -> list[Path]:
-        """Rendered photos of 12 megapixels."""
-        individuals = max(1, self.count // 4)
-        make_survey(self.work / "scenes", seed=TEST[400], individuals=individuals, size=(4000, 3000))
-        return photos_in(self.work / "scenes")[: self.count]
+        """Rendered photos of 12 megapixels; the damaged one is no measure of speed."""
+        folder, individuals = self.work / "scenes", max(1, self.count // 4)
+        truth = make_survey(folder, seed=TEST[400], individuals=individuals, size=(4000, 3000))
+        return [folder / record["path"] for record in truth if record["kind"] != "truncated"][: self.count]
 
     @cached_property
     def survey(self) -> Path:

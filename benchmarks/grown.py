@@ -28,6 +28,10 @@ CROPS = (
     "species, rect_x, rect_y, rect_w, rect_h, crop_width, crop_height) "
     "VALUES (?, ?, ?, 0.9, 100, 100, 800, 600, 'Deer', 'animal', 'Deer', 'animal', 'Deer', 20, 40, 960, 720, 800, 600)"
 )
+DECISIONS = (
+    "INSERT INTO decisions (id, at, who, source, action, crop_id, individual_id, value) "
+    "VALUES (?, '2024-06-01T00:00:00.000000Z', 'bench', 'human', ?, ?, ?, ?)"
+)
 
 
 @contextmanager
@@ -51,15 +55,17 @@ def run_of(connection: sqlite3.Connection, command: str) -> int:
     return connection.execute("SELECT max(id) FROM runs WHERE command = ?", (command,)).fetchone()[0]
 
 
-def grow(catalog: Path, begin: int, end: int) -> None:
+def grow(catalog: Path, begin: int, end: int, dim: int | None = None) -> None:
     """Photos number `begin` up to and without `end`: each with its file, one animal, its vector and its name.
+
+    Vectors have `dim` numbers, else as many as those of the newest index run.
 
     They belong to the runs that the catalog has. Pixels are left out: no query that is measured reads them.
     """
     with bulk(catalog) as connection:
         add_cards(connection, begin, end)
         add_photos(connection, begin, end)
-        add_vectors(connection, begin, end)
+        add_vectors(connection, begin, end, dim)
         add_names(connection, begin, end)
 
 
@@ -100,10 +106,10 @@ def _image(number: int) -> tuple:
     return FIRST + number, digest, taken, FIRST + number // CARD * CARD, FIRST + number, event
 
 
-def add_vectors(connection: sqlite3.Connection, begin: int, end: int) -> None:
-    """A random unit vector for each crop, as long as those of the index run."""
+def add_vectors(connection: sqlite3.Connection, begin: int, end: int, dim: int | None) -> None:
+    """A random unit vector for each crop, made a BLOCK at a time with the block's first number as seed."""
     run = run_of(connection, "index")
-    dim = connection.execute("SELECT dim FROM embeddings WHERE run_id = ? LIMIT 1", (run,)).fetchone()[0]
+    dim = dim or connection.execute("SELECT dim FROM embeddings WHERE run_id = ? LIMIT 1", (run,)).fetchone()[0]
     for start in range(begin, end, BLOCK):
         count = min(BLOCK, end - start)
         vectors = unit_vectors(count, dim, seed=start)
@@ -127,11 +133,7 @@ def add_names(connection: sqlite3.Connection, begin: int, end: int) -> None:
         "INSERT INTO individuals (id, name, status) VALUES (?, ?, 'active')",
         ((FIRST + number, f"animal {number // SIGHTINGS}") for number in firsts),
     )
-    connection.executemany(
-        "INSERT INTO decisions (id, at, who, source, action, crop_id, individual_id, value) "
-        "VALUES (?, '2024-06-01T00:00:00.000000Z', 'bench', 'human', ?, ?, ?, ?)",
-        (_decision(number) for number in numbers),
-    )
+    connection.executemany(DECISIONS, (_decision(number) for number in numbers))
     connection.executemany(
         "INSERT INTO crop_identity VALUES (?1, ?2, ?1)",
         ((FIRST + number, FIRST + number - number % SIGHTINGS) for number in numbers),
@@ -163,3 +165,18 @@ def add_known_files(catalog: Path, card: Path, count: int) -> None:
             name = path.relative_to(card).as_posix().encode()
             connection.execute(FILES, (source, name, image, 0, path.stat().st_mtime_ns))
             connection.execute("INSERT INTO run_images VALUES (?, ?)", (run, image))
+
+
+def name_everything(connection: sqlite3.Connection) -> None:
+    """A name for every animal crop that has none, SIGHTINGS crops of each name, in the order of their ids."""
+    crops = connection.execute(
+        "SELECT id FROM crops WHERE category = 'animal' AND id NOT IN (SELECT crop_id FROM crop_identity) ORDER BY id"
+    ).fetchall()
+    for i, (crop,) in enumerate(crops):
+        number = i - i % SIGHTINGS
+        first = i == number
+        name = f"animal {number}" if first else None
+        if first:
+            connection.execute("INSERT INTO individuals (id, name, status) VALUES (?, ?, 'active')", (FIRST + i, name))
+        connection.execute(DECISIONS, (FIRST + i, "create" if first else "name", crop, FIRST + number, name))
+        connection.execute("INSERT INTO crop_identity VALUES (?, ?, ?)", (crop, FIRST + number, FIRST + i))
