@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,12 +13,12 @@ from care_cli.errors import CareError
 
 
 def choose(device: str) -> str:
-    """'cpu', 'cuda' or 'cuda:N' for what --device says; 'auto' is CUDA where there is a card.
+    """'cpu', 'cuda' or 'cuda:N' for what --device says; 'auto' is CUDA where there is a card that torch can use.
 
-    Raises CareError when the device is unknown or absent.
+    Without a card torch is not imported. Raises CareError when the device is unknown or absent.
     """
-    if device == "cpu":
-        return device
+    if device == "cpu" or (device == "auto" and not _driver_sees_a_card()):
+        return "cpu"
     if device != "auto" and not re.fullmatch(r"cuda(:\d+)?", device):
         raise CareError(f"--device is auto, cpu, cuda or cuda:N, but got {device!r}.")
     prepare_torch()
@@ -30,6 +32,19 @@ def choose(device: str) -> str:
             f"There is no {device} here: torch sees {torch.cuda.device_count()} CUDA cards. Try --device cpu."
         )
     return device
+
+
+def _driver_sees_a_card() -> bool:
+    """Ask NVIDIA's driver, where it is installed, as CUDA itself would: a matter of milliseconds."""
+    if sys.platform == "darwin":
+        return False
+    cards = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        answers = driver.cuInit(0), driver.cuDeviceGetCount(ctypes.byref(cards))
+    except (OSError, AttributeError):
+        return False
+    return answers == (0, 0) and cards.value > 0
 
 
 @contextmanager

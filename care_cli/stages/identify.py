@@ -15,7 +15,7 @@ from tqdm import tqdm
 from care_cli import checkpoints, registry
 from care_cli.decisions import checked_name
 from care_cli.errors import CareError
-from care_cli.images import Reading, read_photo
+from care_cli.images import File, Reading, decode, read_file
 from care_cli.matching import SCORES, Candidate, Thresholds, decide, rank
 from care_cli.records import Crop, Detection, ModelSpec, Selection
 from care_cli.scan import Found, display_path, scan
@@ -23,6 +23,7 @@ from care_cli.search import similarities
 from care_cli.stages import detect, index, individuals
 from care_cli.stages.cropping import CropSettings, cut_crops
 from care_cli.stages.crops import black_out
+from care_cli.stages.photos import count, found_in, least_side, require_photos
 from care_cli.stages.places import add_place
 from care_cli.thresholds import ONE_BEING, PERSON, SHOWN
 
@@ -43,6 +44,8 @@ class IdentifyConfig:
     detector: ModelSpec | None = None  # default: that of the active detect run
     whole: bool = False  # each photo is one animal, cut out already
     device: str = "cpu"
+    engine: str = "auto"  # auto | torch | openvino
+    precision: str = "auto"  # auto | float32 | bfloat16 | float16
     score: str = "best"  # best | mean | vote, see matching.rank
     m: int = 3  # matches that 'mean' averages
     k: int = 5  # neighbours that 'vote' asks
@@ -149,7 +152,7 @@ class Identifier:
     def embedder(self) -> Embedder:
         """The index's model."""
         if self._embedder is None:
-            embedder, _ = index.load(self.spec, self.cfg.device)
+            embedder, _ = index.load(self.spec, self.cfg.device, self.cfg.engine, self.cfg.precision)
             if json.loads(self.index_run["settings"]) != json.loads(json.dumps(index.settings_of(embedder))):
                 raise CareError("This index was made with other settings of its model. Run `care index` again.")
             self._embedder = embedder
@@ -183,6 +186,20 @@ class Identifier:
         return SHOWN if own is None else own
 
     @property
+    def decode(self) -> str:
+        """How the active detect run decodes photos."""
+        return self.active.get("decode", "full") if self.active else "reduced"
+
+    @property
+    def least(self) -> int | None:
+        """Px that a query photo's longer side must be decoded with; None: in full."""
+        if self.cfg.whole:
+            return None
+        if self.active and not self.cfg.detector:  # the detector is not needed for photos of the catalog
+            return least_side(self.active["image_size"], self.decode)
+        return least_side(self.detector[0].image_size, self.decode)
+
+    @property
     def detector(self) -> tuple[Detector, dict]:
         """The active detect run's model, else the one that was asked for, and its settings in a run."""
         if self._detector is None:
@@ -191,30 +208,38 @@ class Identifier:
             if spec is None and self.active:
                 spec = registry.recall(json.loads(self.catalog.latest_run("detect")["spec"]))
                 size = self.active["image_size"]
-            detector = detect.load(spec, self.cfg.device, size)
-            self._detector = detector, detect.settings_of(detector, self.crop)
+            detector = detect.load(spec, self.cfg.device, size, self.cfg.engine, self.cfg.precision)
+            self._detector = detector, detect.settings_of(detector, self.crop, self.decode)
         return self._detector
 
-    def look(self, photo: QueryPhoto) -> None:
-        """Fill a photo's queries: from the catalog when it is there, else by detecting and cutting."""
-        if stored := self.stored(photo.image_id):
+    def look(self, photo: QueryPhoto, file: File) -> None:
+        """Fill a photo's facts and queries: from the catalog when it is there, else by detecting and cutting."""
+        photo.image_id = self.catalog.find_image(file.sha256)
+        stored = self.stored(photo.image_id)
+        photo.reading = decode(file, 1)  # its facts, and whether there is anything to see
+        if photo.reading.picture is None:
+            photo.failure = photo.reading.photo.failure
+        elif stored:
             ids = [row.get("crop", row.get("id")) for row in stored]
             pixels = self.catalog.pixels(ids)
             photo.queries = [
                 Query((row["x"], row["y"], row["w"], row["h"]), row["category"], row["species"], id_, pixels.get(id_))
                 for id_, row in zip(ids, stored, strict=True)
             ]
-            return
-        pixels, image = photo.reading.pixels, photo.image_id
+        else:
+            self.detect(photo, decode(file, self.least))
+        photo.reading = Reading(photo.reading.photo, None)  # memory stays flat in the number of photos
+
+    def detect(self, photo: QueryPhoto, reading: Reading) -> None:
+        """Fill the queries of a photo that the catalog has no crops of."""
+        facts, image = photo.reading.photo, photo.image_id
         people = self.catalog.people([image], PERSON).get(image, []) if image else []
         if self.cfg.whole:
-            box = (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))
+            box = (0.0, 0.0, float(facts.width), float(facts.height))
             found = [Detection(box, 1.0, "whole photo", "animal")]
         else:
-            from care_cli.detectors import settle
-
-            found = settle(self.detector[0].detect([pixels])[0])
-        photo.detected = cut_crops(pixels, found, None, self.crop, people)
+            found = found_in(reading, self.detector[0])
+        photo.detected = cut_crops(reading, found, None, self.crop, people)
         photo.queries = [
             Query(crop.detection.box, crop.detection.category, crop.detection.species, jpeg=crop.jpeg)
             for crop in photo.detected
@@ -226,16 +251,19 @@ class Identifier:
         asked = [query for query in photo.queries if query.jpeg is not None]
         if not asked:
             return
-        readable, vectors = index.embed(self.embedder, {i: query.jpeg for i, query in enumerate(asked)})
-        for damaged in set(range(len(asked))) - set(readable):
-            asked[damaged].verdict, asked[damaged].reason = "unsure", "its stored pixels are damaged: `care doctor`"
-        asked = [asked[i] for i in readable]
+        for query, vector in zip(asked, index.embed(self.embedder, [query.jpeg for query in asked]), strict=True):
+            query.vector = vector
+            if vector is None:
+                query.verdict, query.reason = "unsure", "its stored pixels are damaged: `care doctor`"
+        asked = [query for query in asked if query.vector is not None]
+        if not asked:
+            return
+        vectors = np.stack([query.vector for query in asked])
         allowed = np.flatnonzero(~np.isin(self.gallery.images, list(self.own_event(photo))))
         names = [self.gallery.names[i] for i in allowed]
         cosines = similarities(vectors, self.gallery.vectors[allowed]) if len(allowed) else np.zeros((len(asked), 0))
-        for query, vector, cosine in zip(asked, vectors, cosines, strict=True):
+        for query, cosine in zip(asked, cosines, strict=True):
             ranked = rank(cosine, names, self.cfg.score, self.cfg.m, self.cfg.k) if len(allowed) else []
-            query.vector = vector
             query.candidates = [replace(one, index=int(allowed[one.index])) for one in ranked[: self.cfg.top]]
             query.verdict, query.reason = decide(candidates=query.candidates, thresholds=self.thresholds)
 
@@ -256,7 +284,8 @@ def run(catalog: Catalog, cfg: IdentifyConfig) -> tuple[Identifier, list[QueryPh
     """
     if cfg.score not in SCORES:
         raise CareError(f"--score is one of {', '.join(SCORES)}, but got {cfg.score!r}.")
-    total = detect.count(cfg.paths)
+    require_photos(cfg.paths)
+    total = count(cfg.paths)
     if cfg.name is not None:
         _check_name(catalog, cfg.name, cfg.new)
         if total != 1:
@@ -269,16 +298,13 @@ def run(catalog: Catalog, cfg: IdentifyConfig) -> tuple[Identifier, list[QueryPh
             continue
         photo = QueryPhoto(display_path(os.fsencode(found.path)), found)
         try:
-            photo.reading = read_photo(found.path)
+            file = read_file(found.path)
         except OSError as error:
             photo.failure = error.strerror or type(error).__name__
         else:
-            photo.failure = photo.reading.photo.failure if photo.reading.pixels is None else None
+            identifier.look(photo, file)
         if photo.failure is None:
-            photo.image_id = catalog.find_image(photo.reading.photo.sha256)
-            identifier.look(photo)
             identifier.answer(photo)
-            photo.reading = replace(photo.reading, pixels=None)  # memory stays flat in the number of photos
         photos.append(photo)
     return identifier, photos
 
