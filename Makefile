@@ -28,13 +28,12 @@ test: $(READY) lint
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
-bench: $(VENV)/bench
+bench: $(VENV)/peers/ready
 	$(BIN)/python -m benchmarks --store
 
-$(VENV)/bench: benchmarks/requirements.txt $(READY)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r benchmarks/requirements.txt \
-	  || $(BIN)/python -m pip install --quiet --no-deps -r benchmarks/requirements.txt
-	touch $(VENV)/bench
+$(VENV)/peers/ready: benchmarks/requirements.txt $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/peers -r benchmarks/requirements.txt
+	touch $(VENV)/peers/ready
 
 demo-models: $(READY)
 	$(BIN)/python -m demo.train_models

@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks import peers
 from benchmarks.backbones import MOBILENET, VIT, backbone
 from benchmarks.bench import Bench
 from benchmarks.crops import crops_catalog, export, write_list
@@ -56,10 +56,9 @@ def parts(bench: Bench) -> Iterator[Callable[[], Iterable[Row]]]:
 
 def beside_wildlife_tools(bench: Bench, architecture: str, device: str) -> Iterator[Row]:
     """The rows of one backbone on one device."""
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise LeftOut(f"{architecture}: not installed: {', '.join(missing)} (see benchmarks/requirements.txt)")
+    peers.need(NEEDED)
     weights, crops = backbone(bench, architecture), prepared(bench, architecture)
-    peers = {
+    theirs = {
         "its defaults": deep_features(bench, architecture, weights, crops, device),
         f"batch {BATCH}": deep_features(bench, architecture, weights, crops, device, "--batch", BATCH),
     }
@@ -72,7 +71,7 @@ def beside_wildlife_tools(bench: Bench, architecture: str, device: str) -> Itera
             yield Row(what, precision=precision, note=str(reason))
             continue
         near = agreement(crops.short, vectors)
-        for name, (done, seconds) in peers.items():
+        for name, (done, seconds) in theirs.items():
             yield Row(
                 f"{what}, peer with {name}",
                 rate,
@@ -100,7 +99,8 @@ def deep_features(
 ) -> tuple[Done, float]:
     """The peer's process, and the seconds of its extraction; its vectors are in features.npy."""
     out = bench.work / "features.npy"
-    done = bench.module("wildlife", architecture, weights, crops.files, out, "--device", device, *options)
+    given = (architecture, weights, crops.files, out, "--device", device, *options)
+    done = bench.module("wildlife", *given, env=peers.on_the_path())
     return done, json.loads(done.out.splitlines()[-1])["seconds"]
 
 
@@ -123,9 +123,9 @@ def ours(
     return more / seconds, runs[0]
 
 
-def agreement(catalog: Path, peers: np.ndarray) -> float:
+def agreement(catalog: Path, theirs: np.ndarray) -> float:
     """The least cosine of our newest vectors, by crop id, with the peer's in the same order."""
     with Catalog(catalog) as opened:
         found = opened.embeddings(opened.index_runs()[0]["id"])
-    theirs = peers / np.linalg.norm(peers, axis=1, keepdims=True)
+    theirs = theirs / np.linalg.norm(theirs, axis=1, keepdims=True)
     return float((found.vectors * theirs).sum(1).min())

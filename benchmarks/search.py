@@ -10,14 +10,13 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks import peers
 from benchmarks.bench import Bench
 from benchmarks.grown import BLOCK, SIGHTINGS, grow, unit_vectors
-from benchmarks.processes import LeftOut
 from benchmarks.report import Row
 from care_cli.catalog import Catalog
 
@@ -59,8 +58,6 @@ def gallery_catalog(bench: Bench) -> tuple[Path, int]:
 
 def beside_faiss(bench: Bench, catalog: Path, run: int) -> Iterator[Row]:
     """Milliseconds a query, the middle of twenty, and whether the answers are the same."""
-    if find_spec("faiss") is None:
-        raise LeftOut("FAISS is not installed (see benchmarks/requirements.txt)")
     from care_cli.stages.gallery import open_gallery
 
     queries = unit_vectors(QUERIES, DIM, seed=1) + 0.5 * unit_vectors(QUERIES, DIM, seed=0)  # half of them in it
@@ -88,9 +85,7 @@ def beside_faiss(bench: Bench, catalog: Path, run: int) -> Iterator[Row]:
 
 def flat_index(count: int):
     """FAISS' exact index over the vectors that `grow` wrote."""
-    import faiss
-
-    index = faiss.IndexFlatIP(DIM)
+    index = peers.faiss().IndexFlatIP(DIM)
     for start in range(0, count, BLOCK):
         index.add(unit_vectors(min(BLOCK, count - start), DIM, seed=start))
     return index
