@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "care_cli"
 
 HEAVY = {"torch", "torchvision", "timm", "ultralytics", "open_clip", "diffusers", "openvino", "matplotlib", "cv2",
-         "accelerate", "transformers", "sklearn", "faiss"}  # fmt: skip
+         "accelerate", "transformers", "sklearn", "faiss", "numkong"}  # fmt: skip
 LEAVES = {"__init__", "records", "geometry", "images", "errors", "exif", "scan", "volumes", "decisions", "outputs",
           "thresholds"}  # fmt: skip
 FILES = LEAVES | {"checkpoints", "weights"}  # leaves, and what reads weights files
@@ -45,8 +45,8 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "torchvision", "timm", "ultralytics", "accelerate"},
     ),
     "evaluation": (LEAVES | {"evaluation"}, {"matplotlib", "sklearn"}),
-    "search": (LEAVES, {"faiss"}),
-    "matching": (LEAVES, {"faiss"}),
+    "search": (LEAVES, {"numkong"}),
+    "matching": (LEAVES, set()),
     "registry": (FILES, set()),
     "checkpoints": (LEAVES, {"torch", "ultralytics"}),
     "weights": (LEAVES, set()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import catalogs
 import pytest
@@ -138,8 +139,8 @@ def test_a_photo_of_no_event_is_not_compared_with_its_burst(catalog, card):
     catalog.db.conn.execute("UPDATE images SET event_id = NULL, deployment_id = NULL")
     identifier, photos = ask(catalog, card / "IMG_2.PNG")
     assert len(photos[0].queries[0].candidates) == 2  # the file itself tells no camera
-    facts = identify.replace(photos[0].reading.photo, serial="H500", captured_at="2024-05-01 12:00:10")
-    photos[0].reading = identify.replace(photos[0].reading, photo=facts)
+    facts = replace(photos[0].reading.photo, serial="H500", captured_at="2024-05-01 12:00:10")
+    photos[0].reading = replace(photos[0].reading, photo=facts)
     assert identifier.own_event(photos[0]) == {1, 2, 3}
 
 

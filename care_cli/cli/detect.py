@@ -114,7 +114,7 @@ def detect(
     refuse_catalog_among_photos(ctx.obj.catalog, paths)
     if gallery:
         check(gallery, folders)
-    detector = stage.load(chosen, device, image_size, engine, precision)
+    detector = stage.load(chosen, device, image_size, engine, precision, output.notice(ctx))
     with output.open_catalog(ctx, create=True) as catalog:
         if gallery:
             check(gallery, catalog.scanned_folders())

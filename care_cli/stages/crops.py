@@ -19,6 +19,7 @@ from care_cli.geometry import Box, Rectangle, iou, stored_size, to_crop
 from care_cli.images import cut_crop, decode_jpeg, read_photo
 from care_cli.records import CATEGORIES, FLANKS
 from care_cli.scan import parse_path
+from care_cli.stages import gallery
 from care_cli.stages.cropping import SETTINGS
 from care_cli.thresholds import ONE_BEING, PERSON
 
@@ -96,7 +97,7 @@ def people_made_safe(catalog: Catalog, crop_ids: Sequence[int]) -> Iterator[list
         animals = [crop_id for crop_id, now in changed.items() if now == "animal"]
         without_pixels += [crop_id for crop_id in animals if not cut_again(catalog, crop_id)]
     if crop_ids:
-        catalog.expunge()
+        gallery.forget(catalog)
 
 
 def black_out(catalog: Catalog, crop_id: int, spare: float = np.inf, run_id: int | None = None) -> None:

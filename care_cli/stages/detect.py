@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from care_cli import registry
 from care_cli.records import ModelSpec
 from care_cli.scan import display_path, scan
+from care_cli.stages import gallery
 from care_cli.stages.cropping import CropSettings
 from care_cli.stages.crops import black_out
 from care_cli.stages.photos import Job, Tally, count, crops_of, look_up, pages
@@ -53,6 +54,7 @@ def load(
     image_size: int | None = None,
     engine: str = "auto",
     precision: str = "auto",
+    notice: Callable[[str], None] | None = None,
 ) -> Detector:
     """The detector ready for use, its `spec` with the digest that identifies it in runs; None: the default.
 
@@ -62,7 +64,9 @@ def load(
 
     spec = model or registry.default(f"detect:{device[:4]}")
     weights = registry.fetch(spec)
-    detector = load_detector(spec, weights, device, image_size=image_size, engine=engine, precision=precision)
+    detector = load_detector(
+        spec, weights, device, image_size=image_size, engine=engine, precision=precision, notice=notice
+    )
     detector.spec = replace(detector.spec, sha256=registry.model_sha256(spec))
     return detector
 
@@ -92,7 +96,7 @@ def run(catalog: Catalog, cfg: DetectConfig, detector: Detector) -> dict:
         catalog.fill_species(run_id, cfg.species)
     arrange(catalog, cfg, tally)
     catalog.finish_run(run_id)
-    catalog.expunge()
+    gallery.forget(catalog)
     others, runs = catalog.only_in_other_runs(run_id)
     if others and tally.read:
         catalog.notice(

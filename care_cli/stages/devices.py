@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from care_cli.checkpoints import prepare_torch
 from care_cli.errors import CareError
@@ -47,14 +45,9 @@ def _driver_sees_a_card() -> bool:
     return answers == (0, 0) and cards.value > 0
 
 
-@contextmanager
-def enough_memory(option: str) -> Iterator[None]:
-    """CareError, naming the option to lower, when a model runs out of the device's memory inside."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "out of memory" not in str(error).lower():
-            raise
-        raise CareError(
-            f"The device's memory does not hold this batch. Lower {option}, or use --device cpu; what was done is kept."
-        ) from error
+def precision_like(run: dict, asked: str, device: str) -> str:
+    """The precision that was asked for; for 'auto' that of a run's settings, or float32 where the CPU lacks it."""
+    if asked != "auto":
+        return asked
+    made = run.get("precision", "float32")
+    return "float32" if made == "float16" and device == "cpu" else made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,13 @@ from care_cli import checkpoints, registry
 from care_cli.decisions import checked_name
 from care_cli.errors import CareError
 from care_cli.images import File, Reading, decode, read_file
-from care_cli.matching import SCORES, Candidate, Thresholds, decide, rank
+from care_cli.matching import SCORES, Candidate, Thresholds, decide
 from care_cli.records import Crop, Detection, ModelSpec, Selection
 from care_cli.scan import Found, display_path, scan
-from care_cli.search import similarities
-from care_cli.stages import detect, index, individuals
+from care_cli.stages import detect, gallery, index, individuals
 from care_cli.stages.cropping import CropSettings, cut_crops
 from care_cli.stages.crops import black_out
+from care_cli.stages.devices import precision_like
 from care_cli.stages.photos import count, found_in, least_side, require_photos
 from care_cli.stages.places import add_place
 from care_cli.thresholds import ONE_BEING, PERSON, SHOWN
@@ -84,16 +84,6 @@ class QueryPhoto:
     detected: list[Crop] = field(default_factory=list)  # when its crops are not in the catalog
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """The named animals to compare with; all arrays have G entries."""
-
-    crops: np.ndarray  # int64
-    images: np.ndarray  # int64
-    names: list[str]
-    vectors: np.ndarray  # (G, D) float32
-
-
 class Identifier:
     """Everything that answers: the models of the catalog's runs and its named crops, loaded when needed."""
 
@@ -102,7 +92,7 @@ class Identifier:
         self.cfg = cfg
         self.index_run = self._index_run()
         self.spec = registry.recall(json.loads(self.index_run["spec"]))
-        self.gallery = self._gallery()
+        self.gallery = gallery.open_gallery(catalog, self.index_run["id"], cfg.candidates)
         self.thresholds = self._thresholds()
         active = catalog.latest_run("detect")
         self.active_run = active["id"] if active else None
@@ -118,15 +108,6 @@ class Identifier:
                 return row
         made = f" with {self.cfg.model.name}" if self.cfg.model else ""
         raise CareError(f"There is no finished index{made} in {self.catalog.path}. Run `care index` first.")
-
-    def _gallery(self) -> Gallery:
-        rows = self.catalog.gallery_rows(self.index_run["id"], self.cfg.candidates)
-        stored = self.catalog.embeddings(self.index_run["id"])
-        place = {int(crop): i for i, crop in enumerate(stored.ids)}
-        columns = ("crop", "image")
-        crops, images = (np.array([row[name] for row in rows], np.int64) for name in columns)
-        vectors = stored.vectors[[place[int(crop)] for crop in crops]]
-        return Gallery(crops, images, [row["individual"] for row in rows], vectors)
 
     def _thresholds(self) -> Thresholds | None:
         said = {}
@@ -152,11 +133,17 @@ class Identifier:
     def embedder(self) -> Embedder:
         """The index's model."""
         if self._embedder is None:
-            embedder, _ = index.load(self.spec, self.cfg.device, self.cfg.engine, self.cfg.precision)
-            if json.loads(self.index_run["settings"]) != json.loads(json.dumps(index.settings_of(embedder))):
+            made = json.loads(self.index_run["settings"])
+            precision = precision_like(made, self.cfg.precision, self.cfg.device)
+            embedder, _ = index.load(self.spec, self.cfg.device, self.cfg.engine, precision, self.catalog.notice)
+            if made != json.loads(json.dumps(index.settings_of(embedder))) | {"precision": made["precision"]}:
                 raise CareError("This index was made with other settings of its model. Run `care index` again.")
             self._embedder = embedder
         return self._embedder
+
+    def as_indexed(self) -> bool:
+        """Are the vectors of query photos of the index's own precision?"""
+        return self.embedder.precision == json.loads(self.index_run["settings"])["precision"]
 
     def query_run(self) -> tuple[str, dict, ModelSpec | None]:
         """Command, settings and model of the run to which a query photo's new crops belong.
@@ -203,12 +190,13 @@ class Identifier:
     def detector(self) -> tuple[Detector, dict]:
         """The active detect run's model, else the one that was asked for, and its settings in a run."""
         if self._detector is None:
-            size = None
-            spec = self.cfg.detector
+            size, precision, cfg = None, self.cfg.precision, self.cfg
+            spec = cfg.detector
             if spec is None and self.active:
                 spec = registry.recall(json.loads(self.catalog.latest_run("detect")["spec"]))
                 size = self.active["image_size"]
-            detector = detect.load(spec, self.cfg.device, size, self.cfg.engine, self.cfg.precision)
+                precision = precision_like(self.active, precision, cfg.device)
+            detector = detect.load(spec, cfg.device, size, cfg.engine, precision, self.catalog.notice)
             self._detector = detector, detect.settings_of(detector, self.crop, self.decode)
         return self._detector
 
@@ -232,7 +220,7 @@ class Identifier:
 
     def detect(self, photo: QueryPhoto, reading: Reading) -> None:
         """Fill the queries of a photo that the catalog has no crops of."""
-        facts, image = photo.reading.photo, photo.image_id
+        facts, image, photo.reading = reading.photo, photo.image_id, reading
         people = self.catalog.people([image], PERSON).get(image, []) if image else []
         if self.cfg.whole:
             box = (0.0, 0.0, float(facts.width), float(facts.height))
@@ -251,20 +239,13 @@ class Identifier:
         asked = [query for query in photo.queries if query.jpeg is not None]
         if not asked:
             return
+        cfg, own = self.cfg, self.catalog.crops_of_images(self.own_event(photo))
         for query, vector in zip(asked, index.embed(self.embedder, [query.jpeg for query in asked]), strict=True):
             query.vector = vector
             if vector is None:
                 query.verdict, query.reason = "unsure", "its stored pixels are damaged: `care doctor`"
-        asked = [query for query in asked if query.vector is not None]
-        if not asked:
-            return
-        vectors = np.stack([query.vector for query in asked])
-        allowed = np.flatnonzero(~np.isin(self.gallery.images, list(self.own_event(photo))))
-        names = [self.gallery.names[i] for i in allowed]
-        cosines = similarities(vectors, self.gallery.vectors[allowed]) if len(allowed) else np.zeros((len(asked), 0))
-        for query, cosine in zip(asked, cosines, strict=True):
-            ranked = rank(cosine, names, self.cfg.score, self.cfg.m, self.cfg.k) if len(allowed) else []
-            query.candidates = [replace(one, index=int(allowed[one.index])) for one in ranked[: self.cfg.top]]
+                continue
+            query.candidates = self.gallery.search(vector, cfg.top, cfg.score, cfg.m, cfg.k, without=own)
             query.verdict, query.reason = decide(candidates=query.candidates, thresholds=self.thresholds)
 
     def own_event(self, photo: QueryPhoto) -> set[int]:
@@ -342,11 +323,11 @@ def confirm(identifier: Identifier, photos: Sequence[QueryPhoto], number: int | 
     }
     with catalog.transaction():
         crop_id = query.crop_id or add_photo(identifier, photo)[chosen]
-        if query.vector is not None:
+        if query.vector is not None and identifier.as_indexed():
             catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None])
         score = best.similarity if best else None
         done = individuals.name(catalog, [crop_id], cfg.name, score=score, evidence=evidence)
-    catalog.expunge()
+    gallery.forget(catalog)
     return {"crop": crop_id, "individual": done["individual"], "decisions": done["decisions"]}
 
 

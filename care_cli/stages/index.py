@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ def run(catalog: Catalog, cfg: IndexConfig) -> dict:
     crop_ids = [row["crop"] for row in catalog.crop_rows(cfg.selection)]
     if not crop_ids:
         raise CareError("There is no animal crop to index. Run `care detect FOLDER` first, or widen the selection.")
-    embedder, used = load(cfg.spec, cfg.device, cfg.engine, cfg.precision)
+    embedder, used = load(cfg.spec, cfg.device, cfg.engine, cfg.precision, catalog.notice)
     batch = cfg.batch or embedder.batch
     noted = {"device": embedder.device, "engine": embedder.engine, "batch": batch}
     run_id = catalog.begin_run("index", settings_of(embedder), used, **noted)
@@ -73,11 +73,17 @@ def run(catalog: Catalog, cfg: IndexConfig) -> dict:
     }
 
 
-def load(spec: ModelSpec, device: str, engine: str = "auto", precision: str = "auto") -> tuple[Embedder, ModelSpec]:
+def load(
+    spec: ModelSpec,
+    device: str,
+    engine: str = "auto",
+    precision: str = "auto",
+    notice: Callable[[str], None] | None = None,
+) -> tuple[Embedder, ModelSpec]:
     """The embedder ready for use, and its description with the digest that identifies it in runs."""
     from care_cli.embedders import load_embedder
 
-    embedder = load_embedder(spec, registry.fetch(spec), device, engine=engine, precision=precision)
+    embedder = load_embedder(spec, registry.fetch(spec), device, engine=engine, precision=precision, notice=notice)
     return embedder, replace(spec, sha256=registry.model_sha256(spec))
 
 
