@@ -73,9 +73,7 @@ def parts(bench: Bench) -> Iterator[Callable[[], Iterable[Row]]]:
             yield partial(beside_yolo, bench, name, find, device, f"{device}-{number}")
 
 
-def beside_yolo(
-    bench: Bench, name: str, find: Callable[[], list[Path]], device: str, label: str
-) -> Iterator[Row]:
+def beside_yolo(bench: Bench, name: str, find: Callable[[], list[Path]], device: str, label: str) -> Iterator[Row]:
     """The rows of one set of photos on one device."""
     ours = weights(bench)
     photos = two_lengths(bench, name, find(), label)
@@ -133,9 +131,7 @@ def yolo(bench: Bench, folder: Path, ours: Weights, device: str, *options: str) 
     return finish([*command, *where, *options], env=bench.env)
 
 
-def speed_rows(
-    photos: Photos, ours: Pair, peer: Pair, slow: Done, device: str, precision: str
-) -> Iterator[Row]:
+def speed_rows(photos: Photos, ours: Pair, peer: Pair, slow: Done, device: str, precision: str) -> Iterator[Row]:
     """The headline, the same without start-up, and against the peer's defaults."""
     what = f"`detect` ({photos.name}), {device}"
     unit, beside = "photos a second", f"`yolo predict {' '.join(HEADLINE)}`, float32"
@@ -167,9 +163,7 @@ def speed_rows(
     )
 
 
-def box_rows(
-    catalog: Path, labels: Path, ours: Weights, photos: Photos, device: str, precision: str
-) -> Iterator[Row]:
+def box_rows(catalog: Path, labels: Path, ours: Weights, photos: Photos, device: str, precision: str) -> Iterator[Row]:
     """How the boxes agree with the peer's of the same run."""
     parity = compare(catalog, labels, ours.kept)
     what = f"boxes of `detect` ({photos.name}), {device}"

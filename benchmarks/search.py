@@ -67,9 +67,7 @@ def beside_faiss(bench: Bench, catalog: Path, run: int) -> Iterator[Row]:
         ours = [timed(lambda query=query: gallery.search(query, TOP)) for query in queries]
     index = flat_index(bench.vectors)
     theirs = [timed(lambda query=query: index.search(query[None], TOP)) for query in queries]
-    same = sum(
-        names(answer) == expected(index, query) for (_, answer), query in zip(ours, queries, strict=True)
-    )
+    same = sum(names(answer) == expected(index, query) for (_, answer), query in zip(ours, queries, strict=True))
     ms, peer_ms = (statistics.median(seconds for seconds, _ in found) * 1e3 for found in (ours, theirs))
     yield Row(
         f"exact top-{TOP} of {bench.vectors:,} {DIM}-d vectors, one query",
