@@ -48,7 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("family", nargs="*", type=_family, help="what to measure; default: all")
     parser.add_argument("--weights", type=_file, help="a YOLO .pt file; default: the demo detector as one")
     parser.add_argument("--photos", type=_folder, help="a folder of photos to measure beside the rendered ones")
-    parser.add_argument("--count", type=int, default=48, help="photos rendered at 12 megapixels")
+    parser.add_argument("--count", type=int, default=48, help="photos rendered at 12 megapixels; 0: none")
     parser.add_argument("--vectors", type=int, default=1_000_000, help="in the gallery that is searched")
     parser.add_argument("--million", action="store_true", help="growth up to a million catalog rows")
     parser.add_argument("--store", action="store_true", help="keep the rows and rewrite BENCHMARKS.md")

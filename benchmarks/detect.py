@@ -65,7 +65,7 @@ class Pair:
 
 def parts(bench: Bench) -> Iterator[Callable[[], Iterable[Row]]]:
     """The measurements of this family, for each set of photos on each device."""
-    given = {"rendered, 12 megapixels": lambda: bench.scenes}
+    given = {"rendered, 12 megapixels": lambda: bench.scenes} if bench.count else {}
     if bench.photos:
         given[f"card {bench.photos.name}"] = lambda: photos_in(bench.photos)
     for number, (name, find) in enumerate(given.items()):
@@ -77,6 +77,8 @@ def beside_yolo(bench: Bench, name: str, find: Callable[[], list[Path]], device:
     """The rows of one set of photos on one device."""
     ours = weights(bench)
     photos = two_lengths(bench, name, find(), label)
+    shutil.copy(photos_in(photos.once)[0], bench.folder("warm-yolo"))
+    yolo(bench, bench.work / "warm-yolo", ours, device, *HEADLINE)
     peer = Pair(*(yolo(bench, folder, ours, device, *HEADLINE) for folder in (photos.once, photos.often)))
     slow = yolo(bench, photos.often, ours, device, *DEFAULTS)
     labels = bench.work / "yolo" / photos.once.name / "labels"
@@ -145,12 +147,14 @@ def speed_rows(photos: Photos, ours: Pair, peer: Pair, slow: Done, device: str, 
         note=f"start-up included, {count} photos: {ours.often.seconds:.1f} s and {peer.often.seconds:.1f} s",
         **common,
     )
+    steady, peers = ours.steady(photos), peer.steady(photos)
+    told = steady and peers
     yield Row(
         f"{what}, without start-up",
-        ours.steady(photos),
+        steady if told else None,
         peer=beside,
-        peers=peer.steady(photos),
-        note=f"the time of {count} photos less that of {photos.count}",
+        peers=peers,
+        note=f"the time of {count} photos less that of {photos.count}" if told else "the runs are too short to tell",
         **common,
     )
     yield Row(

@@ -35,10 +35,10 @@ class Row:
     @property
     def met(self) -> bool | None:
         """Whether the target is met; None without a target or a figure."""
-        if self.target is None or self.ours is None:
+        if self.target is None or self.ours is None or (self.peer and self.ratio is None):
             return None
         if self.peer:
-            return self.ratio is not None and self.ratio >= self.target
+            return self.ratio >= self.target
         return self.ours >= self.target if self.more else self.ours <= self.target
 
     def cells(self) -> tuple[str, ...]:
