@@ -119,6 +119,7 @@ def _read(catalog: Catalog, progress: Progress, batch: Sequence[tuple[Found, lis
     for found, group in batch:
         row = rows.get(found.relative)
         if unchanged(row, found) and row["image_id"] not in undone:
+            catalog.meet([row["id"]])
             yield Job(found, group, image_id=row["image_id"])
         else:
             yield _read_file(found, group)
