@@ -4,6 +4,7 @@
  * READS_FAIL  bytes from offset `value` on cannot be read (EIO), as on a card that goes bad
  * DISK_FULL   files grow by `value` bytes in all, then writing ends with ENOSPC
  * KILLED      the process is killed in its `value`-th change of a file, a write being half done
+ * STOPPED     the process stops (SIGSTOP) once it has read `value` bytes of such a file, until it is told to go on
  * RECORDED    every change goes to a record, from which any power cut can be made afterwards
  */
 #define _GNU_SOURCE
@@ -17,7 +18,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { NOTHING, READS_FAIL, DISK_FULL, KILLED, RECORDED };
+enum { NOTHING, READS_FAIL, DISK_FULL, KILLED, RECORDED, STOPPED };
 
 static int fault = NOTHING, record = -1;
 static char word[4096];
@@ -101,13 +102,16 @@ static ssize_t put(int fd, const void *data, size_t size, int64_t at)
 
 static ssize_t get(int fd, void *data, size_t size, int64_t at)
 {
-    if (fault == READS_FAIL && tag(fd)) {
+    if ((fault == READS_FAIL || fault == STOPPED) && tag(fd)) {
         int64_t start = at >= 0 ? at : lseek(fd, 0, SEEK_CUR);
-        if (start >= value) {
+        if (start >= value && fault == READS_FAIL) {
             errno = EIO;
             return -1;
         }
-        if (start + (int64_t)size > value)
+        if (start >= value) {
+            fault = NOTHING;
+            kill(getpid(), SIGSTOP);
+        } else if (start + (int64_t)size > value)
             size = value - start;
     }
     return at >= 0 ? syscall(SYS_pread64, fd, data, size, at) : syscall(SYS_read, fd, data, size);

@@ -106,6 +106,12 @@ class Process:
         self.send(signal.SIGKILL)
         return self.wait() == -signal.SIGKILL
 
+    def stop_comes(self) -> None:
+        """Wait until it has been stopped; an error when it ends instead."""
+        state = Path(f"/proc/{self.pid}/stat")
+        until(lambda: self.code is not None or state.read_text().rpartition(")")[2].split()[0] == "T")
+        assert self.code is None, f"it ended with {self.code}: {self.messages}"
+
     @property
     def output(self) -> str:
         return Path(self.order["stdout"]).read_text(encoding="utf-8")

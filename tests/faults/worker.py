@@ -19,7 +19,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-FAULTS = {"reads fail": 1, "disk full": 2, "killed": 3, "recorded": 4}  # as in fault.c
+FAULTS = {"reads fail": 1, "disk full": 2, "killed": 3, "recorded": 4, "stopped": 5}  # as in fault.c
 DAC_CAPABILITIES = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: root may do what permissions forbid
 
 
