@@ -155,7 +155,15 @@ def settle(detections: Sequence[Detection]) -> list[Detection]:
     return sorted(alone + sure + others, key=lambda d: -d.confidence)
 
 
-def load_detector(spec: ModelSpec, weights: Path, device: str = "cpu", *, image_size: int | None = None) -> Detector:
+def load_detector(
+    spec: ModelSpec,
+    weights: Path,
+    device: str = "cpu",
+    *,
+    image_size: int | None = None,
+    engine: str = "auto",
+    precision: str = "auto",
+) -> Detector:
     """The detection model of `weights`: an Ultralytics `.pt` or a `.safetensors` of ours.
 
     `device` is torch's name; `image_size` in px, else the model's own, else 640. Raises CareError for

@@ -60,7 +60,9 @@ class Embedder:
             return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
 
 
-def load_embedder(spec: ModelSpec, weights: Path, device: str = "cpu") -> Embedder:
+def load_embedder(
+    spec: ModelSpec, weights: Path, device: str = "cpu", *, engine: str = "auto", precision: str = "auto"
+) -> Embedder:
     """The embedding model that `spec` describes, with these weights.
 
     Raises CareError when the weights do not fit, naming what differs; only a classifier's layers may be

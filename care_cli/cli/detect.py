@@ -56,6 +56,8 @@ def detect(
     model: Annotated[str | None, typer.Option(help="Registry name or weights file.")] = None,
     image_size: Annotated[int | None, typer.Option(metavar="N", help="Input of the network, px.", min=32)] = None,
     batch: Annotated[int, typer.Option(help="Photos a forward pass.", min=1)] = 8,
+    engine: output.Engine = "auto",
+    precision: output.Precision = "auto",
     crop_margin: Annotated[float, typer.Option(min=0, help="Crops grow by this share of the box a side.")] = 0.1,
     crop_longest: Annotated[int, typer.Option(min=32, help="Longest side of stored crops, px.")] = 800,
     crop_quality: Annotated[int, typer.Option(min=30, max=100, help="JPEG quality of stored crops.")] = 90,
@@ -106,7 +108,7 @@ def detect(
     refuse_catalog_among_photos(ctx.obj.catalog, paths)
     if gallery:
         check(gallery, folders)
-    detector = stage.load(chosen, device, image_size)
+    detector = stage.load(chosen, device, image_size, engine, precision)
     with output.open_catalog(ctx, create=True) as catalog:
         if gallery:
             check(gallery, catalog.scanned_folders())

@@ -17,6 +17,8 @@ def index(
     species: Annotated[str | None, typer.Option(help="Only crops of this species.")] = None,
     confidence: Annotated[float | None, typer.Option(help="Instead of the detector's shown threshold.")] = None,
     batch: Annotated[int, typer.Option(metavar="N", help="Crops a forward pass.", min=1)] = 32,
+    engine: output.Engine = "auto",
+    precision: output.Precision = "auto",
     run: Annotated[int | None, typer.Option(help="A detect run other than the active one.")] = None,
 ) -> None:
     """Embed animal crops with a model; run it again after new photos."""
@@ -29,6 +31,8 @@ def index(
         cfg = stage.IndexConfig(
             spec=registry.find(model, task="embedder", weights=weights) if model else registry.default("index"),
             device=choose(ctx.obj.device),
+            engine=engine,
+            precision=precision,
             batch=batch,
             selection=Selection(category="animal", species=species, confidence=confidence, run=run),
         )

@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+Engine = Annotated[str, typer.Option(help="What networks run in: auto, torch or openvino.")]
+Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 
 
 @dataclass(frozen=True)

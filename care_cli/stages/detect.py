@@ -73,7 +73,13 @@ class Job:
     failure: str | None = None
 
 
-def load(model: ModelSpec | None, device: str, image_size: int | None = None) -> Detector:
+def load(
+    model: ModelSpec | None,
+    device: str,
+    image_size: int | None = None,
+    engine: str = "auto",
+    precision: str = "auto",
+) -> Detector:
     """The detector ready for use, its `spec` with the digest that identifies it in runs; None: the default.
 
     Raises CareError when the weights are absent, damaged, or no detector.
@@ -81,7 +87,8 @@ def load(model: ModelSpec | None, device: str, image_size: int | None = None) ->
     from care_cli.detectors import load_detector
 
     spec = model or registry.default(f"detect:{device[:4]}")
-    detector = load_detector(spec, registry.fetch(spec), device, image_size=image_size)
+    weights = registry.fetch(spec)
+    detector = load_detector(spec, weights, device, image_size=image_size, engine=engine, precision=precision)
     detector.spec = replace(detector.spec, sha256=registry.model_sha256(spec))
     return detector
 

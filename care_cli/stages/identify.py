@@ -43,6 +43,8 @@ class IdentifyConfig:
     detector: ModelSpec | None = None  # default: that of the active detect run
     whole: bool = False  # each photo is one animal, cut out already
     device: str = "cpu"
+    engine: str = "auto"  # auto | torch | openvino
+    precision: str = "auto"  # auto | float32 | bfloat16 | float16
     score: str = "best"  # best | mean | vote, see matching.rank
     m: int = 3  # matches that 'mean' averages
     k: int = 5  # neighbours that 'vote' asks
@@ -149,7 +151,7 @@ class Identifier:
     def embedder(self) -> Embedder:
         """The index's model."""
         if self._embedder is None:
-            embedder, _ = index.load(self.spec, self.cfg.device)
+            embedder, _ = index.load(self.spec, self.cfg.device, self.cfg.engine, self.cfg.precision)
             if json.loads(self.index_run["settings"]) != json.loads(json.dumps(index.settings_of(embedder))):
                 raise CareError("This index was made with other settings of its model. Run `care index` again.")
             self._embedder = embedder
@@ -191,7 +193,7 @@ class Identifier:
             if spec is None and self.active:
                 spec = registry.recall(json.loads(self.catalog.latest_run("detect")["spec"]))
                 size = self.active["image_size"]
-            detector = detect.load(spec, self.cfg.device, size)
+            detector = detect.load(spec, self.cfg.device, size, self.cfg.engine, self.cfg.precision)
             self._detector = detector, detect.settings_of(detector, self.crop)
         return self._detector
 

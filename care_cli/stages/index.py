@@ -25,6 +25,8 @@ class IndexConfig:
 
     spec: ModelSpec  # the embedder
     device: str = "cpu"
+    engine: str = "auto"  # auto | torch | openvino
+    precision: str = "auto"  # auto | float32 | bfloat16 | float16
     batch: int = 32  # crops a forward pass and a transaction
     selection: Selection = field(default_factory=lambda: Selection(category="animal"))
 
@@ -39,7 +41,7 @@ def run(catalog: Catalog, cfg: IndexConfig) -> dict:
     crop_ids = [row["crop"] for row in catalog.crop_rows(cfg.selection)]
     if not crop_ids:
         raise CareError("There is no animal crop to index. Run `care detect FOLDER` first, or widen the selection.")
-    embedder, used = load(cfg.spec, cfg.device)
+    embedder, used = load(cfg.spec, cfg.device, cfg.engine, cfg.precision)
     run_id = catalog.begin_run("index", settings_of(embedder), used, device=cfg.device, batch=cfg.batch)
     todo = catalog.without_embedding(run_id, crop_ids)
     without_pixels = catalog.without_pixels(crop_ids)
@@ -68,11 +70,11 @@ def run(catalog: Catalog, cfg: IndexConfig) -> dict:
     }
 
 
-def load(spec: ModelSpec, device: str) -> tuple[Embedder, ModelSpec]:
+def load(spec: ModelSpec, device: str, engine: str = "auto", precision: str = "auto") -> tuple[Embedder, ModelSpec]:
     """The embedder ready for use, and its description with the digest that identifies it in runs."""
     from care_cli.embedders import load_embedder
 
-    embedder = load_embedder(spec, registry.fetch(spec), device)
+    embedder = load_embedder(spec, registry.fetch(spec), device, engine=engine, precision=precision)
     return embedder, replace(spec, sha256=registry.model_sha256(spec))
 
 
