@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import math
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -47,12 +49,23 @@ class Reading:
     pixels: np.ndarray | None
 
 
+@contextmanager
+def steady(path: Path) -> Iterator[BinaryIO]:
+    """A file opened for reading; OSError at the end if it was written to meanwhile: what was read is no photo."""
+    with path.open("rb") as file:
+        before = os.fstat(file.fileno())
+        yield file
+        after = os.fstat(file.fileno())
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise OSError(errno.EBUSY, "the file changed while it was read")
+
+
 def read_photo(path: Path) -> Reading:
     """Facts and pixels of one file. Damaged pictures give state 'partial' or 'unreadable' with a reason.
 
     Raises OSError when the file's bytes cannot be read, for then not even its hash is known.
     """
-    with path.open("rb") as file:
+    with steady(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST_FILE:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

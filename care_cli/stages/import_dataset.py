@@ -16,7 +16,7 @@ from care_cli import geometry
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
 from care_cli.exchange.dataset_table import Dataset, Entry, entries
-from care_cli.images import LARGEST_FILE, Reading, cut_crop, read_bytes, read_photo
+from care_cli.images import LARGEST_FILE, Reading, cut_crop, read_bytes, read_photo, steady
 from care_cli.records import Crop, Detection, Photo
 from care_cli.scan import Found, display_path
 from care_cli.stages.cropping import SETTINGS
@@ -129,7 +129,8 @@ def _read_file(found: Found, group: list[Entry]) -> Job:
     try:
         if found.bytes > LARGEST_FILE:
             return Job(found, group, reading=read_photo(found.path))
-        data = found.path.read_bytes()
+        with steady(found.path) as file:
+            data = file.read()
     except OSError as error:
         return Job(found, group, failure=error.strerror or type(error).__name__)
     return Job(found, group, reading=read_bytes(data), data=data)
