@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import Care, detect
+from processes import PHOTOS, Care, detect
 
 if os.name == "nt":
     collect_ignore_glob = ["test_*"]  # signals, limits and permissions of POSIX
@@ -44,16 +44,24 @@ def faults(shim: Path | None) -> None:
 
 @pytest.fixture
 def card(root: Path, tmp_path: Path) -> Path:
-    """A card that may be mistreated: 26 photos of one station."""
-    return Path(shutil.copytree(root / "sample_data" / "card" / "FERN001", tmp_path / "FERN001"))
+    """A card that may be mistreated."""
+    return small_card(root, tmp_path)
+
+
+def small_card(root: Path, folder: Path) -> Path:
+    """The first PHOTOS photos of one station."""
+    photos = Path("FERN001") / "DCIM" / "100CARE_"
+    (folder / photos).mkdir(parents=True)
+    for number in range(1, PHOTOS + 1):
+        shutil.copy2(root / "sample_data" / "card" / photos / f"IMG_{number:04}.JPG", folder / photos)
+    return folder / "FERN001"
 
 
 @pytest.fixture(scope="session")
 def surveyed(care: Care, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The catalog of that card when nothing went wrong."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    card = shutil.copytree(root / "sample_data" / "card" / "FERN001", folder / "FERN001")
     catalog = folder / "care.db"
-    process = care.run(catalog, *detect(card))
+    process = care.run(catalog, *detect(small_card(root, folder)))
     assert process.code == 0, process.messages
     return catalog

@@ -18,6 +18,7 @@ import numpy as np
 LONGEST = 120  # seconds until anything that is waited for must have come
 POLL = 0.01  # seconds
 WORKER = Path(__file__).with_name("worker.py")
+PHOTOS = 16  # on the small card
 INDEX = ("-q", "index", "--model", "demo-embedder", "--batch", 2)
 
 

@@ -56,6 +56,7 @@ LOGS = {
     "nothing but zeros after the first half": lambda log: log.data[: len(log.data) // 2].ljust(len(log.data), b"\0"),
     "missing": lambda log: None,
 }
+USUAL = ("scrambled after the last commit", "scrambled in the midst of the last transaction", "missing")
 KEEPS_ALL = ("cut after the last commit", "scrambled after the last commit")
 
 
@@ -66,7 +67,7 @@ def stopped(care: Care, surveyed: Path, tmp_path_factory: pytest.TempPathFactory
     catalog = folder / "running" / "care.db"
     catalog.parent.mkdir()
     process = care.start(catalog, *detect(surveyed.with_name("FERN001")))
-    come_to(process, catalog, 12)
+    come_to(process, catalog, 8)
     process.send(signal.SIGSTOP)
     copy = Path(shutil.copy(catalog, folder / "care.db"))
     shutil.copy(f"{catalog}-wal", f"{copy}-wal")
@@ -74,7 +75,9 @@ def stopped(care: Care, surveyed: Path, tmp_path_factory: pytest.TempPathFactory
     return copy
 
 
-@pytest.mark.parametrize("state", LOGS)
+@pytest.mark.parametrize(
+    "state", [state if state in USUAL else pytest.param(state, marks=pytest.mark.slow) for state in LOGS]
+)
 def test_a_log_as_a_power_cut_leaves_it(care: Care, surveyed: Path, stopped: Path, tmp_path: Path, state: str) -> None:
     catalog = Path(shutil.copy(stopped, tmp_path / "care.db"))
     log = read_log(Path(f"{stopped}-wal"))
@@ -85,7 +88,7 @@ def test_a_log_as_a_power_cut_leaves_it(care: Care, surveyed: Path, stopped: Pat
         assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         known = {row[0] for row in reader.execute("SELECT name FROM sqlite_master")}
         kept = reader.execute("SELECT count(*) FROM run_images").fetchone()[0] if "run_images" in known else 0
-    assert kept >= 12 if state in KEEPS_ALL else kept < 26
+    assert kept >= 8 if state in KEEPS_ALL else kept < 16
     process = care.run(catalog, *detect(surveyed.with_name("FERN001")))
     assert process.code == 0, process.messages
     assert_same(catalog, surveyed)
@@ -191,7 +194,7 @@ def test_every_commit_is_synced(record: list[Change]) -> None:
             waiting = False
         elif change.kind == "W" and len(change.data) == FRAME and struct.unpack(">I", change.data[4:8])[0]:
             commits, waiting = commits + 1, True
-    assert commits > 13
+    assert commits > 8
 
 
 @pytest.mark.parametrize("cuts", [40, pytest.param(1000, marks=pytest.mark.slow)])
@@ -199,7 +202,7 @@ def test_power_cut(care: Care, surveyed: Path, record: list[Change], tmp_path: P
     """At any moment, with any part of what was not synced: whole, no commit lost, and the run goes on."""
     chance, continued = random.Random(cuts), 0
     wanted = sorted(chance.sample(range(len(record)), min(cuts, len(record))))
-    disk, safe = Disk(), Disk()
+    disk = Disk()
     for number, change in enumerate(record):
         disk.take(change)
         if number not in wanted:
