@@ -132,7 +132,7 @@ def load_state(path: Path) -> dict[str, Any]:
 def load_ultralytics(path: Path) -> torch.nn.Module:
     """The network of an Ultralytics `.pt`, its averaged weights where it has them, on the CPU.
 
-    Ultralytics must be set up and imported before (`detectors.prepare_ultralytics`). Raises CareError when
+    Ultralytics must be set up and imported before (`yolo.prepare_ultralytics`). Raises CareError when
     the file is not such a checkpoint, or names anything outside the allow-list.
     """
     import torch

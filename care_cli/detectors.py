@@ -1,57 +1,58 @@
-"""Ultralytics detection models behind one call: upright RGB photos in, boxes in pixels of each photo out.
+"""Detection models behind one call: upright RGB photos in, boxes in pixels of each photo out.
 
-Preprocessing, suppression and the way back to the photo's pixels are Ultralytics' own functions, so the
-boxes equal `YOLO(weights).predict` on the same pixels. Loading is ours: no pickle is executed.
+Preprocessing, suppression and the way back to the photo's pixels give what Ultralytics' own functions give, so
+the boxes equal `YOLO(weights).predict` on the same pixels; they are plain NumPy, and import no torch.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from care_cli import checkpoints, geometry, registry
+from care_cli import checkpoints, engines, geometry, registry
 from care_cli.errors import CareError
 from care_cli.records import CATEGORIES, Detection, ModelSpec
 from care_cli.thresholds import ONE_BEING, SHOWN, STORED
+from care_cli.weights import digest
+from care_cli.yolo import MOST, load_network
 
-if TYPE_CHECKING:
-    import torch
-
-SUPPRESSION = 0.7  # IoU of Ultralytics' own non-maximum suppression, within a class
-MOST = 300  # boxes a photo
+SUPPRESSION = 0.7  # IoU from which boxes of a class are one, as Ultralytics' predict has it
 SAME_CATEGORY = 0.7  # IoU above which boxes of one category are one
 IMAGE_SIZE = 640  # px, where neither the model nor the user says
+GREY = (114, 114, 114)  # around photos that do not fill the network's input
+APART = np.float32(7680)  # px between the classes, so that boxes of two never overlap
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A photo made ready for the network: `pixels (h,w,3) uint8 RGB`, and its own `(height, width)`."""
+    """A photo made ready for the network: `pixels (h,w,3) uint8 RGB`, and what leads back from there.
+
+    shape  (height, width) px that were letterboxed
+    scale  the photo's own pixels to one of those
+    """
 
     pixels: np.ndarray
     shape: tuple[int, int]
+    scale: int = 1
 
 
 class Detector:
-    """A detection model ready for use; made by `load_detector`.
+    """A detection model ready for use, from any thread; made by `load_detector`.
 
     `spec` has the classes and the shown threshold that were found for it; `settings` are those that
-    change results.
+    change results; `workers` is how many calls it likes at a time, and `batch` how many photos in each.
     """
 
-    def __init__(self, spec: ModelSpec, model: torch.nn.Module, device: str, image_size: int):
-        self.stride = max(int(model.stride.max()), 32)
-        self.names: dict[int, str] = {int(i): str(name) for i, name in dict(model.names).items()}
-        self.end2end = bool(getattr(model, "end2end", False))
+    def __init__(self, spec: ModelSpec, engine: engines.Engine, about: dict[str, Any], image_size: int):
+        self.stride: int = about["stride"]
+        self.names: dict[int, str] = {int(i): name for i, name in about["names"].items()}
+        self.end2end: bool = about["end2end"]
         self.image_size = math.ceil(image_size / self.stride) * self.stride
-        self.device = device
         self.spec = spec
         self.settings = {
             "image_size": self.image_size,
@@ -60,16 +61,19 @@ class Detector:
             "most": MOST,
             "classes": spec.classes,
         }
-        self._model = model
+        engine.plan(self.image_size, self.image_size)
+        self.engine, self.device, self.precision = engine.name, engine.device, engine.precision
+        self.workers, self.batch = engine.workers, engine.batch
+        self._engine = engine
 
-    def prepare(self, image: np.ndarray) -> Prepared:
-        """Letterbox one photo `(H,W,3) uint8 RGB`: all that must happen before the network."""
-        from ultralytics.data.augment import LetterBox
+    def prepare(self, pixels: np.ndarray, scale: int = 1) -> Prepared:
+        """Letterbox one photo `(h,w,3) uint8 RGB`: all that must happen before the network.
 
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise CareError(f"expected pixels (H,W,3) uint8, got {image.shape} {image.dtype}")
-        box = LetterBox((self.image_size, self.image_size), auto=True, stride=self.stride)
-        return Prepared(np.ascontiguousarray(box(image=image)), image.shape[:2])
+        A photo may have been decoded at 1/`scale` of its size; its boxes come back in its own pixels.
+        """
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise CareError(f"expected pixels (H,W,3) uint8, got {pixels.shape} {pixels.dtype}")
+        return Prepared(letterbox(pixels, self.image_size, self.stride), pixels.shape[:2], scale)
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
         """Boxes of each photo `(H,W,3) uint8 RGB`, in its own pixels, most confident first.
@@ -85,40 +89,14 @@ class Detector:
         for i, photo in enumerate(photos):
             shapes.setdefault(photo.pixels.shape, []).append(i)
         for members in shapes.values():
-            for i, rows in zip(members, self._boxes([photos[i] for i in members]), strict=True):
-                found[i] = [self._detection(row) for row in rows]
+            answers = self._engine(np.stack([photos[i].pixels for i in members]))
+            for i, rows in zip(members, answers, strict=True):
+                kept = rows[rows[:, 4] > STORED][:MOST] if self.end2end else suppress(rows[rows[:, 4] > STORED])
+                found[i] = [self._detection(row) for row in to_photo(kept, photos[i]).tolist()]
         return found
 
-    def _boxes(self, photos: list[Prepared]) -> list[np.ndarray]:
-        """`(N,6)` for each photo: x1, y1, x2, y2 in the photo's pixels, confidence, class."""
-        import torch
-        import torchvision  # noqa: F401 - Ultralytics suppresses with it once it is there
-        from ultralytics.utils.nms import non_max_suppression
-        from ultralytics.utils.ops import scale_boxes
-
-        with torch.inference_mode():
-            batch = torch.from_numpy(np.stack([photo.pixels for photo in photos])).to(self.device)
-            batch = batch.permute(0, 3, 1, 2).contiguous().float().div_(255)
-            output = self._model(batch)
-            while isinstance(output, (tuple, list)):
-                output = output[0]
-            kept = non_max_suppression(
-                output,
-                STORED,
-                SUPPRESSION,
-                max_det=MOST,
-                nc=len(self.names),
-                end2end=self.end2end,
-                max_time_img=math.inf,  # a slow machine must not lose boxes
-            )
-            rows = []
-            for boxes, photo in zip(kept, photos, strict=True):
-                boxes[:, :4] = scale_boxes(batch.shape[2:], boxes[:, :4], photo.shape)
-                rows.append(boxes[:, :6].cpu().numpy().astype(float))
-        return rows
-
-    def _detection(self, row: np.ndarray) -> Detection:
-        x1, y1, x2, y2, confidence, label = row.tolist()
+    def _detection(self, row: list[float]) -> Detection:
+        x1, y1, x2, y2, confidence, label = row
         name = self.names[int(label)]
         meaning = self.spec.classes.get(name, {})
         return Detection(
@@ -128,6 +106,60 @@ class Detector:
             category=meaning.get("category"),
             species=meaning.get("species"),
         )
+
+
+def letterbox(pixels: np.ndarray, size: int, stride: int) -> np.ndarray:
+    """A photo `(h,w,3) uint8` resized so that it fits `size` px a side, with grey up to multiples of `stride`."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    new = _resized(pixels.shape[:2], (size, size))[::-1]
+    if (width, height) != new:
+        pixels = cv2.resize(pixels, new, interpolation=cv2.INTER_LINEAR)
+    right, bottom = ((size - side) % stride / 2 for side in new)
+    edges = (round(bottom - 0.1), round(bottom + 0.1), round(right - 0.1), round(right + 0.1))
+    return cv2.copyMakeBorder(pixels, *edges, cv2.BORDER_CONSTANT, value=GREY)
+
+
+def _resized(shape: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) px of a photo that was fitted into a frame, its proportions kept."""
+    ratio = min(into[0] / shape[0], into[1] / shape[1])
+    return max(round(shape[0] * ratio), 1), max(round(shape[1] * ratio), 1)
+
+
+def suppress(rows: np.ndarray) -> np.ndarray:
+    """What remains of boxes `(N,6) float32` (x1, y1, x2, y2, confidence, class), most confident first, 300 at most.
+
+    Greedy within each class: a box goes when its IoU with a better one that stays is above 0.7.
+    """
+    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+    corners = rows[:, :4] + rows[:, 5:] * APART
+    low, high = corners[:, :2], corners[:, 2:]
+    areas = (high - low).prod(1)
+    left, kept = np.arange(len(rows)), []
+    while len(left) and len(kept) < MOST:
+        best, left = left[0], left[1:]
+        kept.append(best)
+        inside = np.minimum(high[left], high[best]) - np.maximum(low[left], low[best])
+        shared = inside.clip(0).prod(1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # boxes without area overlap nothing
+            overlap = shared / (areas[left] + areas[best] - shared)
+        left = left[~(overlap.astype(float) > SUPPRESSION)]
+    return rows[kept]
+
+
+def to_photo(rows: np.ndarray, photo: Prepared) -> np.ndarray:
+    """Boxes `(N,6) float32` from the network's input to the photo's own pixels, clipped to it: `(N,6) float64`."""
+    frame = photo.pixels.shape[:2]
+    new = _resized(photo.shape, frame)
+    offset = [round((frame[i] - new[i]) / 2 - 0.1) for i in (1, 0)]
+    gain = [new[i] / photo.shape[i] for i in (1, 0)]
+    rows = rows.copy()
+    rows[:, :4] = (rows[:, :4] - np.float32(offset * 2)) / np.float32(gain * 2)
+    rows[:, :4] = rows[:, :4].clip(0, np.float32([*photo.shape[::-1], *photo.shape[::-1]]))
+    rows = rows.astype(float)
+    rows[:, :4] *= photo.scale
+    return rows
 
 
 def settle(detections: Sequence[Detection]) -> list[Detection]:
@@ -163,122 +195,52 @@ def load_detector(
     image_size: int | None = None,
     engine: str = "auto",
     precision: str = "auto",
+    notice: engines.Notice | None = None,
 ) -> Detector:
     """The detection model of `weights`: an Ultralytics `.pt` or a `.safetensors` of ours.
 
-    `device` is torch's name; `image_size` in px, else the model's own, else 640. Raises CareError for
-    weights that are no detector and for files that hold anything but Ultralytics' own classes.
+    `device` is torch's name; `image_size` in px, else the model's own, else 640; `engine` and `precision` as
+    `engines.choose` takes them; `notice` is told what takes long or is not as asked. Raises CareError for weights
+    that are no detector and for files that hold anything but Ultralytics' own classes.
     """
     weights = Path(weights)
     if not weights.is_file():
         raise CareError(f"there is no weights file {weights}")
+    header = None
     if weights.suffix.lower() == ".safetensors":
-        model, spec = _load_ours(spec, weights)
-    else:
-        prepare_ultralytics()
-        model = checkpoints.load_ultralytics(weights)
-    task = getattr(model, "task", None) or _task(model)
-    if task not in ("detect", "segment"):
-        raise CareError(
-            f"{weights.name} is a model for '{task}', not a detector; expected detection or segmentation weights"
-        )
-    names = [str(name) for name in dict(model.names).values()]
+        header = _header(weights)
+        spec = _described(spec, header)
+    running, about = engines.load(
+        {"task": "detector", "weights": digest(weights), "ours": header is not None},
+        lambda: load_network(weights, header),
+        device,
+        name=spec.name,
+        engine=engine,
+        precision=precision,
+        notice=notice,
+    )
+    names = about["names"].values()
     classes = spec.classes or registry.classes_for(names)
     if not set(classes) & set(names):
         raise CareError(f"{weights.name} knows none of the classes that {spec.name} is described with")
     if spec.shown is None:
         known = next((s.shown for s in registry.entries().values() if s.classes == classes and s.shown), None)
         spec = replace(spec, shown=known or SHOWN)
-    spec = replace(spec, classes=classes)
-    return Detector(spec, _ready(model, device), device, image_size or spec.input_size or IMAGE_SIZE)
+    return Detector(replace(spec, classes=classes), running, about, image_size or spec.input_size or IMAGE_SIZE)
 
 
-def prepare_ultralytics() -> None:
-    """Set Ultralytics up to keep off the network and out of the home folder; call before importing it."""
-    if "YOLO_CONFIG_DIR" not in os.environ:
-        os.environ["YOLO_CONFIG_DIR"] = str(_settings_folder())
-    os.environ.setdefault("YOLO_VERBOSE", "false")  # it would speak on stdout
-    os.environ["YOLO_OFFLINE"] = "1"
-    os.environ["YOLO_AUTOINSTALL"] = "false"
-    os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
-    checkpoints.prepare_torch()
-    import torch  # noqa: F401 - Ultralytics imported first would leave torch with one thread
-    from PIL import Image
-
-    opener = Image.open
-    import ultralytics  # noqa: F401
-
-    Image.open = opener  # Ultralytics puts its own there, which wants a plug-in at every file that is no photo
-
-
-def _settings_folder() -> Path:
-    folder = registry.cache_folder() / "ultralytics"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.gettempdir()) / "care-ultralytics"
-        folder.mkdir(exist_ok=True)
-    return folder
-
-
-def build_graph(architecture: str, class_names: Sequence[str]) -> torch.nn.Module:
-    """An untrained Ultralytics detection model, e.g. of `yolo11n`, for these classes.
-
-    Raises CareError for a name that Ultralytics has no detection graph for.
-    """
-    if not re.fullmatch(r"yolo(v8|v9|v10|11|12|26)[a-z]", architecture):
-        raise CareError(f"there is no detection architecture {architecture!r}; e.g. yolo11n")
-    prepare_ultralytics()
-    from ultralytics.nn.tasks import DetectionModel
-
-    try:
-        model = DetectionModel(f"{architecture}.yaml", nc=len(class_names), verbose=False)
-    except (OSError, KeyError, ValueError) as error:
-        raise CareError(f"Ultralytics has no detection architecture {architecture!r}") from error
-    model.names = dict(enumerate(class_names))
-    model.task = "detect"
-    return model
-
-
-def save_detector(model: torch.nn.Module, path: Path, header: dict[str, Any]) -> None:
-    """Write an Ultralytics detection model as our checkpoint, without a pickle.
-
-    `header` needs `architecture`, `names` (class names in order) and `input_size`; `classes` (name to
-    category and species), `shown`, `licence` and anything else that a reader should know are kept.
-    """
-    if missing := {"architecture", "names", "input_size"} - set(header):
-        raise CareError(f"a detector's header needs {', '.join(sorted(missing))}")
-    checkpoints.save(path, model.state_dict(), {"task": "detector", **header})
-
-
-def _load_ours(spec: ModelSpec, weights: Path) -> tuple[torch.nn.Module, ModelSpec]:
+def _header(weights: Path) -> dict[str, Any]:
     header = checkpoints.read_header(weights)
     names = header.get("names")
     if header.get("task") != "detector" or not isinstance(names, list) or not names:
         raise CareError(f"{weights.name} is not a detector; its header says {header.get('task', 'nothing')}")
-    model = build_graph(str(header.get("architecture")), [str(name) for name in names])
-    try:
-        model.load_state_dict(checkpoints.load_state(weights), strict=True)
-    except RuntimeError as error:
-        raise CareError(f"{weights.name} does not fit its own architecture {header['architecture']}") from error
+    return header
+
+
+def _described(spec: ModelSpec, header: dict[str, Any]) -> ModelSpec:
+    """The description, with what a checkpoint of ours says where nothing else does."""
     given = {key: header[key] for key in ("input_size", "shown") if header.get(key) is not None}
     unset = {key: value for key, value in given.items() if getattr(spec, key) is None}
     if not spec.classes and isinstance(header.get("classes"), dict):
         unset["classes"] = header["classes"]
-    return model, replace(spec, **unset)
-
-
-def _task(model: torch.nn.Module) -> str:
-    tasks = {"Detect": "detect", "Segment": "segment", "Classify": "classify", "Pose": "pose", "OBB": "obb"}
-    head = type(list(getattr(model, "model", [None]))[-1]).__name__
-    return next((task for name, task in tasks.items() if head.startswith(name)), head)
-
-
-def _ready(model: torch.nn.Module, device: str) -> torch.nn.Module:
-    """Fused, in float32, in the memory layout that Ultralytics' predict uses on this device."""
-    import torch
-
-    model = model.float().eval().fuse(verbose=False).requires_grad_(False).to(device)
-    if torch.device(device).type == "cpu" and torch.backends.mkldnn.is_available():
-        model = model.to(memory_format=torch.channels_last)
-    return model
+    return replace(spec, **unset)

@@ -12,8 +12,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -27,6 +27,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # by content, whatever the nam
 LARGEST_FILE = 400_000_000  # bytes
 LARGEST_PIXELS = 178_000_000  # just below where Pillow itself refuses to open a file
 CROP_QUALITY = 90  # JPEG
+PIXEL_BYTES = 4  # a decoded RGB pixel, as Pillow keeps it
 LIGHTING_SAMPLES = 256  # rows and columns looked at
 INFRARED_BELOW = 3  # grey levels
 
@@ -42,82 +43,143 @@ _TURNS = {
 
 
 @dataclass(frozen=True)
+class File:
+    """A file's bytes and what they are known by; `data` is None where there are more than a photo has."""
+
+    sha256: str
+    size: int  # bytes
+    data: bytes | None
+
+
+@dataclass(frozen=True)
 class Reading:
-    """A photo's facts and its pixels `(H, W, 3) uint8, RGB, upright, read-only`; None when unreadable."""
+    """A photo's facts and its upright RGB picture, which is None when the photo is unreadable.
+
+    The picture may have been decoded at a fraction of the photo's size, each side 1/`scale`; the facts are
+    always of the whole photo.
+    """
 
     photo: Photo
-    pixels: np.ndarray | None
+    picture: Image.Image | None
+    scale: int = 1
+    file: File | None = None
+
+    @cached_property
+    def pixels(self) -> np.ndarray | None:
+        """The picture as `(H, W, 3) uint8`, read-only."""
+        return None if self.picture is None else _pixels(self.picture)
+
+    def whole(self) -> Reading:
+        """This reading with its picture decoded in full."""
+        return self if self.scale == 1 else decode(self.file)
 
 
-@contextmanager
-def steady(path: Path) -> Iterator[BinaryIO]:
-    """A file opened for reading; OSError at the end if it was written to meanwhile: what was read is no photo."""
+def read_file(path: Path) -> File:
+    """All bytes of a file, in one pass. Raises OSError when they cannot be read, or change meanwhile."""
     with path.open("rb") as file:
         before = os.fstat(file.fileno())
-        yield file
+        if before.st_size > LARGEST_FILE:
+            return File(hashlib.file_digest(file, "sha256").hexdigest(), before.st_size, None)
+        data = file.read()
         after = os.fstat(file.fileno())
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise OSError(errno.EBUSY, "the file changed while it was read")
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise OSError(errno.EBUSY, "the file changed while it was read")  # as one that is still being copied
+    return as_file(data)
 
 
-def read_photo(path: Path) -> Reading:
-    """Facts and pixels of one file. Damaged pictures give state 'partial' or 'unreadable' with a reason.
+def as_file(data: bytes) -> File:
+    """Bytes as a file that holds them."""
+    return File(hashlib.sha256(data).hexdigest(), len(data), data)
+
+
+def read_photo(path: Path, least: int | None = None) -> Reading:
+    """Facts and picture of one file, as `decode`.
 
     Raises OSError when the file's bytes cannot be read, for then not even its hash is known.
     """
-    with steady(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > LARGEST_FILE:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            failure = f"the file has {size / 1e6:.0f} MB, more than the {LARGEST_FILE / 1e6:.0f} MB of a photo"
-            return Reading(Photo(digest, size, state="unreadable", failure=failure), None)
-        data = file.read()
-    return read_bytes(data)
+    return decode(read_file(path), least)
 
 
-def read_bytes(data: bytes) -> Reading:
-    """Facts and pixels of a photo's bytes, as `read_photo`; never raises, whatever the bytes."""
-    exif, failure, pixels, light = Exif(), None, None, None
-    with _quiet():
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                exif = read_exif(image)
-                pixels, light, failure = _decode(image, data, exif.orientation)
-        except Exception as error:  # decoders raise whatever damaged bytes lead them to
-            failure = _reason(data, error)
+def read_bytes(data: bytes, least: int | None = None) -> Reading:
+    """Facts and picture of a photo's bytes, as `decode`."""
+    return decode(as_file(data), least)
+
+
+def decode(file: File, least: int | None = None) -> Reading:
+    """Facts and picture of a photo; never raises, whatever the bytes.
+
+    A JPEG is decoded at the smallest scale (1, 1/2, 1/4 or 1/8: libjpeg computes only the low frequencies
+    of each block) whose longer side has at least `least` px; None: in full. Damaged pictures give state
+    'partial' or 'unreadable' with a reason.
+    """
+    exif, failure, picture, light, scale, size = Exif(), None, None, None, 1, (None, None)
+    if file.data is None:
+        failure = f"the file has {file.size / 1e6:.0f} MB, more than the {LARGEST_FILE / 1e6:.0f} MB of a photo"
+    else:
+        with _quiet():
+            try:
+                with Image.open(io.BytesIO(file.data), formats=FORMATS) as image:
+                    exif = read_exif(image)
+                    size = _upright_size(image, exif.orientation)
+                    if math.prod(size) > LARGEST_PIXELS:
+                        raise _Undecodable(f"{image.width} x {image.height} pixels are more than a photo has")
+                    scale = _reduce(image, least)
+                    picture, light, failure = _decode(image, file.data, exif.orientation, least)
+            except Exception as error:  # decoders raise whatever damaged bytes lead them to
+                failure = _reason(file.data, error)
     photo = Photo(
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=len(data),
-        state="unreadable" if pixels is None else "partial" if failure else "ok",
+        sha256=file.sha256,
+        bytes=file.size,
+        state="unreadable" if picture is None else "partial" if failure else "ok",
         failure=failure,
-        width=None if pixels is None else pixels.shape[1],
-        height=None if pixels is None else pixels.shape[0],
+        width=None if picture is None else size[0],
+        height=None if picture is None else size[1],
         lighting=light,
         **asdict(exif),
     )
-    return Reading(photo, pixels)
+    return Reading(photo, picture, scale, file)
+
+
+def decoded_bytes(file: File, least: int | None = None) -> int:
+    """Bytes that a photo and its decoded picture will take, from its header; never raises."""
+    pixels = 0
+    with _quiet(), suppress(Exception), Image.open(io.BytesIO(file.data or b""), formats=FORMATS) as image:
+        _reduce(image, least)
+        pixels = image.width * image.height
+    return file.size + PIXEL_BYTES * pixels
+
+
+def _reduce(image: Image.Image, least: int | None) -> int:
+    """Have a JPEG decoded at the smallest scale whose longer side has at least `least` px; returns 1/scale."""
+    if least is None or image.format not in ("JPEG", "MPO"):
+        return 1
+    scale = next(scale for scale in (8, 4, 2, 1) if scale == 1 or max(image.size) >= least * scale)
+    image.draft(None, (image.width // scale, image.height // scale))
+    return scale
 
 
 class _Undecodable(Exception):
     """A picture that cannot be used, with the reason that the user reads."""
 
 
-def _decode(image: Image.Image, data: bytes, orientation: int) -> tuple[np.ndarray, str, str | None]:
-    """Upright pixels, lighting, and why the picture is only partial (None when it is whole)."""
-    if image.width * image.height > LARGEST_PIXELS:
-        raise _Undecodable(f"{image.width} x {image.height} pixels are more than a photo has")
+def _decode(
+    image: Image.Image, data: bytes, orientation: int, least: int | None
+) -> tuple[Image.Image, str, str | None]:
+    """Upright picture, lighting, and why it is only partial (None when it is whole)."""
     try:
         image.load()
     except Exception as error:  # decoders raise whatever damaged bytes lead them to
-        return _decode_part(image, data, orientation, _cut_reason(error))
+        return _decode_part(image, data, orientation, least, _cut_reason(error))
     # Pillow turns TIFF by itself while loading, and no other format
-    pixels = _pixels(_rgb(image) if image.format == "TIFF" else _turn(_rgb(image), orientation))
-    return pixels, lighting(pixels), None
+    picture = _rgb(image) if image.format == "TIFF" else _turn(_rgb(image), orientation)
+    return picture, lighting(_sample(picture)), None
 
 
-def _decode_part(image: Image.Image, data: bytes, orientation: int, failure: str) -> tuple[np.ndarray, str, str]:
+def _decode_part(
+    image: Image.Image, data: bytes, orientation: int, least: int | None, failure: str
+) -> tuple[Image.Image, str, str]:
     """As `_decode`, for an image that failed to load: what could be decoded all the same."""
-    flat = _rgb(_salvage(image, data))
+    flat = _rgb(_salvage(image, data, least))
     pixels = _pixels(flat)
     # decoders leave black, and libjpeg middle grey, where nothing came
     low, high = pixels.min(axis=(1, 2)), pixels.max(axis=(1, 2))
@@ -126,16 +188,17 @@ def _decode_part(image: Image.Image, data: bytes, orientation: int, failure: str
         raise _Undecodable(f"{failure} before any of the picture")
     light = lighting(pixels[decoded])
     share = f"about {100 * decoded.mean():.0f} % of the rows decoded"
-    return _pixels(_turn(flat, orientation)), light, f"{failure}: {share}"
+    return _turn(flat, orientation), light, f"{failure}: {share}"
 
 
-def _salvage(image: Image.Image, data: bytes) -> Image.Image:
+def _salvage(image: Image.Image, data: bytes, least: int | None) -> Image.Image:
     """An image that failed to load, with the part that could be decoded."""
     if image.format in ("JPEG", "MPO"):
         # with an end marker libjpeg gives out all it has, down to the last complete block; zeros at the
         # end are what a card's file system left of lost data, and would be decoded as picture
         closed = data.rstrip(b"\0") + b"\xff\xd9"
         with suppress(Exception), Image.open(io.BytesIO(closed), formats=FORMATS) as whole:
+            _reduce(whole, least)
             whole.load()
             return whole
     image.tile = []  # nothing more to decode: what came before the failure stays
@@ -145,6 +208,13 @@ def _salvage(image: Image.Image, data: bytes) -> Image.Image:
 def _pixels(image: Image.Image) -> np.ndarray:
     """`(H, W, 3) uint8`, read-only. A third faster than `np.asarray`, which asks for the bytes twice."""
     return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 3)
+
+
+def _upright_size(image: Image.Image, orientation: int) -> tuple[int, int]:
+    """Width and height of the picture as it will be when it is turned; before it is loaded."""
+    if image.format == "TIFF":  # of which Pillow says the upright size
+        return image.size
+    return image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
 
 
 def _turn(image: Image.Image, orientation: int) -> Image.Image:
@@ -175,6 +245,12 @@ def _to_8_bits(grey: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(levels, out=levels), 0, 255, out=levels).astype(np.uint8)
 
 
+def _sample(picture: Image.Image) -> np.ndarray:
+    """Pixels `(H, W, 3) uint8` of an even grid over the picture, as many as `lighting` looks at."""
+    size = min(picture.width, LIGHTING_SAMPLES), min(picture.height, LIGHTING_SAMPLES)
+    return np.asarray(picture.resize(size, Image.Resampling.NEAREST))
+
+
 def lighting(pixels: np.ndarray) -> str:
     """'infrared' when the medians of |R-G|, |G-B| and |R-B| are all below 3 grey levels, else 'day'.
 
@@ -188,29 +264,53 @@ def lighting(pixels: np.ndarray) -> str:
 
 
 def cut_crop(
-    pixels: np.ndarray,
+    picture: Image.Image,
     rect: Rectangle,
     size: tuple[int, int],
     blackout: Sequence[Box] = (),
     quality: int = CROP_QUALITY,
+    scale: int = 1,
 ) -> bytes:
     """JPEG of the rectangle, resized to `size` (width, height) px, with the `blackout` boxes painted black.
 
-    `pixels (H, W, 3) uint8` and all boxes are of the image frame; the input is not altered. Boxes are
-    widened to whole pixels and blackened before resizing, so that nothing of them reaches the crop.
+    `picture` is the photo, each side 1/`scale` of it; the rectangle and all boxes are of the image frame. It is
+    not altered. Boxes are widened to whole pixels of the picture and blackened before resizing, so that nothing
+    of them reaches the crop.
     """
-    x, y, w, h = rect
-    part = np.array(pixels[y : y + h, x : x + w])
-    for left, top, width, height in blackout:
-        rows = slice(max(math.floor(top) - y, 0), max(math.ceil(top + height) - y, 0))
-        columns = slice(max(math.floor(left) - x, 0), max(math.ceil(left + width) - x, 0))
-        part[rows, columns] = 0
-    crop = Image.fromarray(part)
-    if size != (w, h):
-        crop = crop.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    left, top, right, bottom = _edges(rect, scale)
+    outer = (
+        math.floor(left),
+        math.floor(top),
+        min(math.ceil(right), picture.width),
+        min(math.ceil(bottom), picture.height),
+    )
+    part = picture.crop(outer)
+    for box in blackout:
+        x1, y1, x2, y2 = _edges(box, scale)
+        hidden = (
+            math.floor(x1) - outer[0],
+            math.floor(y1) - outer[1],
+            math.ceil(x2) - outer[0],
+            math.ceil(y2) - outer[1],
+        )
+        part.paste((0, 0, 0), (max(hidden[0], 0), max(hidden[1], 0), max(hidden[2], 0), max(hidden[3], 0)))
+    if scale > 1 or size != part.size:
+        inner = (
+            left - outer[0],
+            top - outer[1],
+            min(right, picture.width) - outer[0],
+            min(bottom, picture.height) - outer[1],
+        )
+        part = part.resize(size, Image.Resampling.LANCZOS, inner, reducing_gap=3.0)
     stream = io.BytesIO()
-    crop.save(stream, "JPEG", quality=quality)
+    part.save(stream, "JPEG", quality=quality)
     return stream.getvalue()
+
+
+def _edges(box: Box | Rectangle, scale: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a box `x, y, w, h` of the image frame in a picture of 1/`scale` its size."""
+    x, y, w, h = box
+    return x / scale, y / scale, (x + w) / scale, (y + h) / scale
 
 
 def decode_jpeg(data: bytes) -> Image.Image:

@@ -51,6 +51,56 @@ def rank(
     return [candidate for *_, candidate in sorted(ranked, key=lambda entry: entry[:3])]
 
 
+def shortlist(
+    similarity: np.ndarray,
+    individuals: np.ndarray,
+    error: float,
+    top: int,
+    score: str = "best",
+    m: int = 3,
+    k: int = 5,
+) -> np.ndarray:
+    """Gallery entries `(S,) int64`, ascending, that decide who the first `top` individuals are.
+
+    `similarity (G,) float` is at most `error` off the true one, `individuals (G,) int` are small positive
+    numbers. `rank` of the true similarities of these entries alone begins with the same `top` candidates as
+    `rank` of all. For an individual's score is at most `error` off too, so that whoever is among the first has one
+    at most twice that below the top-th of the approximate scores; and an individual's m best entries are among
+    those at most twice that below its m-th best.
+    """
+    if not len(similarity):
+        return np.zeros(0, np.int64)
+    margin = 2 * error + 1e-6  # and what rounding of means may turn
+    value = np.full(int(individuals.max()) + 1, -np.inf, similarity.dtype)  # of one type: much faster below
+    np.maximum.at(value, individuals, similarity)
+    least = value
+    if score == "mean":
+        value, least = _means(similarity, individuals, m)
+    present = value[np.isfinite(value)]
+    last = max(0, len(present) - top)
+    eligible = value >= np.partition(present, last)[last] - margin
+    chosen = np.flatnonzero(eligible[individuals])
+    chosen = chosen[similarity[chosen] >= least[individuals[chosen]] - margin]
+    if score == "vote":
+        last = max(0, len(similarity) - k)
+        voters = np.flatnonzero(similarity >= np.partition(similarity, last)[last] - margin)
+        chosen = np.union1d(chosen, voters)
+    return chosen
+
+
+def _means(similarity: np.ndarray, individuals: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """By individual: the mean of its m best entries, and the last of these; -inf and inf where it has none."""
+    order = np.lexsort((-similarity, individuals))
+    owner = individuals[order]
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    place = np.arange(len(owner)) - np.repeat(starts, np.diff(starts, append=len(owner)))
+    owner, counted = owner[place < m], similarity[order][place < m]
+    entries, sums = np.bincount(owner), np.bincount(owner, counted)
+    least = np.full(len(entries), np.inf)
+    np.minimum.at(least, owner, counted)
+    return np.where(entries > 0, sums / np.maximum(entries, 1), -np.inf), least
+
+
 def decide(*, candidates: Sequence[Candidate], thresholds: Thresholds | None) -> tuple[str, str]:
     """The verdict 'known', 'new' or 'unsure', and the reason for it in words."""
     # 1. Nobody to compare with

@@ -13,12 +13,13 @@ import numpy as np
 from PIL import Image
 
 from care_cli import geometry
-from care_cli.detectors import Detector, settle
+from care_cli.detectors import Detector
 from care_cli.embedders import Embedder
 from care_cli.images import decode_jpeg, read_bytes
 from care_cli.matching import Thresholds, rank
 from care_cli.records import Detection
 from care_cli.stages.cropping import cut_crops
+from care_cli.stages.photos import found_in, least_side
 from demo.train_data import in_processes
 from scenes import SPECIES, make_individual, make_location
 from scenes.survey import START, Event, Settings, shoot
@@ -82,11 +83,11 @@ def sightings(seeds: Sequence[int], places: Sequence[int], detector: Detector | 
 
 def _crop(jpeg: bytes, box: tuple[float, ...], species: str, detector: Detector | None) -> Image.Image | None:
     """The stored crop of the detection that is the animal; None when there is none."""
-    pixels = read_bytes(jpeg).pixels
+    reading = read_bytes(jpeg, least_side(detector.image_size, "reduced") if detector else None)
     if detector is None:
-        return decode_jpeg(cut_crops(pixels, [Detection(box, 1.0, species, "animal", species)])[0].jpeg)
-    shown = [d for d in settle(detector.detect([pixels])[0]) if d.confidence >= detector.spec.shown]
-    crops = [c for c in cut_crops(pixels, shown) if c.jpeg and c.detection.species == species]
+        return decode_jpeg(cut_crops(reading, [Detection(box, 1.0, species, "animal", species)])[0].jpeg)
+    shown = [d for d in found_in(reading, detector) if d.confidence >= detector.spec.shown]
+    crops = [c for c in cut_crops(reading, shown) if c.jpeg and c.detection.species == species]
     overlap = geometry.iou([c.detection.box for c in crops], [box])[:, 0]
     return decode_jpeg(crops[int(overlap.argmax())].jpeg) if len(crops) and overlap.max() >= 0.5 else None
 

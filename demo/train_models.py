@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from care_cli.backbones import STEM_VIT, fold_neck
-from care_cli.detectors import load_detector, save_detector
-from care_cli.embedders import build_backbone, load_embedder, save_embedder
+from care_cli.detectors import load_detector
+from care_cli.embedders import load_embedder
+from care_cli.encoders import build_backbone, save_embedder
 from care_cli.matching import Thresholds
 from care_cli.records import ModelSpec
 from care_cli.training.detector import DetectorConfig, train_detector
 from care_cli.training.loop import TrainConfig, train
 from care_cli.weights import file_sha256
+from care_cli.yolo import save_detector
 from demo.open_set import ask, figures, fix_thresholds, sightings
 from demo.train_data import CLASSES, PHOTOS_A_PLACE, render_chips, render_photos
 from scenes.seeds import TEST, TRAIN, TUNE

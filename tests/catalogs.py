@@ -42,7 +42,7 @@ def crop_of(pixels: np.ndarray, detection: Detection, longest: int = geometry.CR
     if detection.category != "animal":
         return Crop(detection, rect)
     size = geometry.stored_size(rect, longest)
-    return Crop(detection, rect, cut_crop(pixels, rect, size), size)
+    return Crop(detection, rect, cut_crop(Image.fromarray(pixels), rect, size), size)
 
 
 def detect_run(catalog: Catalog, **settings) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,10 @@ import pytest
 # before torch is first imported: several test processes share the cores, and idle threads must not spin
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+
+if "CARE_MODELS" not in os.environ:  # what tests cache goes with them, and not beside the user's weights
+    os.environ["CARE_MODELS"] = tempfile.mkdtemp(prefix="care-tests-")
+    atexit.register(shutil.rmtree, os.environ["CARE_MODELS"], ignore_errors=True)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "care_cli"
 
 HEAVY = {"torch", "torchvision", "timm", "ultralytics", "open_clip", "diffusers", "openvino", "matplotlib", "cv2",
-         "accelerate", "transformers", "sklearn", "faiss"}  # fmt: skip
+         "accelerate", "transformers", "sklearn", "faiss", "numkong"}  # fmt: skip
 LEAVES = {"__init__", "records", "geometry", "images", "errors", "exif", "scan", "volumes", "decisions", "outputs",
           "thresholds"}  # fmt: skip
 FILES = LEAVES | {"checkpoints", "weights"}  # leaves, and what reads weights files
@@ -30,16 +30,23 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "pages": (LEAVES | {"pages", "catalog"}, set()),
     "exchange": (LEAVES | {"exchange", "catalog"}, set()),
     "catalog": (LEAVES | {"catalog"}, set()),
-    "detectors": (FILES | {"registry"}, HEAVY - {"timm", "open_clip", "diffusers"}),
+    "engines": (FILES | {"torch_engine", "openvino_engine"}, {"torch"}),
+    "torch_engine": (FILES | {"engines"}, {"torch"}),
+    "openvino_engine": (FILES | {"engines", "compiled"}, {"torch", "openvino"}),
+    "compiled": (FILES, set()),
+    "detectors": (FILES | {"registry", "engines", "yolo"}, {"cv2"}),
+    "yolo": (FILES | {"engines"}, {"torch", "ultralytics"}),
     "backbones": (LEAVES, {"torch", "timm"}),
-    "embedders": (FILES | {"backbones"}, {"torch", "torchvision", "timm", "open_clip"}),
+    "embedders": (FILES | {"engines", "encoders", "preparation"}, set()),
+    "encoders": (FILES | {"engines", "backbones"}, {"torch", "timm", "open_clip"}),
+    "preparation": (LEAVES, set()),
     "training": (
-        FILES | {"training", "backbones", "embedders", "detectors", "registry"},
+        FILES | {"training", "backbones", "embedders", "encoders", "detectors", "yolo", "registry"},
         {"torch", "torchvision", "timm", "ultralytics", "accelerate"},
     ),
     "evaluation": (LEAVES | {"evaluation"}, {"matplotlib", "sklearn"}),
-    "search": (LEAVES, {"faiss"}),
-    "matching": (LEAVES, {"faiss"}),
+    "search": (LEAVES, {"numkong"}),
+    "matching": (LEAVES, set()),
     "registry": (FILES, set()),
     "checkpoints": (LEAVES, {"torch", "ultralytics"}),
     "weights": (LEAVES, set()),

@@ -13,6 +13,7 @@ import pytest
 
 from care_cli import geometry
 from care_cli.catalog import Catalog, crops, embeddings, store
+from care_cli.catalog.migrations import MIGRATIONS
 from care_cli.catalog.store import free_name, schema, statements
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
@@ -211,15 +212,15 @@ def add_notes(db):
 def test_an_older_catalog_is_backed_up_and_migrated(tmp_path, monkeypatch):
     path = tmp_path / "care.db"
     older(path)
-    monkeypatch.setattr(store, "MIGRATIONS", [add_notes])
+    monkeypatch.setattr(store, "MIGRATIONS", [*MIGRATIONS, add_notes])
     said = []
     with Catalog(path, notice=said.append) as catalog:
         assert catalog.rows("SELECT name, note FROM individuals") == [{"name": "Luna", "note": "from Luna"}]
-        assert catalog.format() == 2 and catalog.divergences() == []
+        assert catalog.format() == len(MIGRATIONS) + 2 and catalog.divergences() == []
     assert "migrating" in said[0]
     monkeypatch.undo()
-    with Catalog(tmp_path / "care.format-1.backup.db") as backup:
-        assert backup.format() == 1 and len(backup.crop_rows(Selection())) == 3
+    with Catalog(tmp_path / f"care.format-{len(MIGRATIONS) + 1}.backup.db") as backup:
+        assert backup.format() == len(MIGRATIONS) + 1 and len(backup.crop_rows(Selection())) == 3
         assert "note" not in backup.rows("SELECT * FROM individuals")[0]
     with pytest.raises(CareError, match="newer"):
         Catalog(path)
@@ -234,12 +235,12 @@ def test_a_failing_step_leaves_the_old_format_whole(tmp_path, monkeypatch):
         db["crops"].insert_all([])
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(store, "MIGRATIONS", [add_notes, failing])
+    monkeypatch.setattr(store, "MIGRATIONS", [*MIGRATIONS, add_notes, failing])
     with pytest.raises(RuntimeError):
         Catalog(path)
-    monkeypatch.setattr(store, "MIGRATIONS", [add_notes])
+    monkeypatch.setattr(store, "MIGRATIONS", [*MIGRATIONS, add_notes])
     with Catalog(path) as catalog:  # the first step stands, the second left nothing
-        assert catalog.format() == 2
+        assert catalog.format() == len(MIGRATIONS) + 2
         assert "extra" not in catalog.crop(1) and catalog.names_of_crops() == {1: "Luna"}
 
 

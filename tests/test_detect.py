@@ -17,6 +17,7 @@ from care_cli.errors import CareError
 from care_cli.records import Selection
 from care_cli.stages import detect
 from care_cli.stages.detect import DetectConfig
+from care_cli.stages.preview import preview
 
 
 @pytest.fixture(scope="module")
@@ -191,8 +192,8 @@ def test_preview_knows_what_another_model_has_not_done(catalog, detector, tmp_pa
     place = card(tmp_path / "ridge")
     run(catalog, detector, place)
     cfg = DetectConfig((place,))
-    same = detect.preview(catalog, cfg, registry.find("demo-detector"))
-    other = detect.preview(catalog, cfg, registry.find(shared / "weights" / "yolo11n.pt"))
+    same = preview(catalog, cfg, registry.find("demo-detector"))
+    other = preview(catalog, cfg, registry.find(shared / "weights" / "yolo11n.pt"))
     assert (same["files"], same["known"], same["to_read"]) == (3, 3, 0)
     assert (other["known"], other["to_read"]) == (3, 3)
 

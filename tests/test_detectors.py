@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from care_cli import checkpoints, detectors, registry, thresholds
+from care_cli import checkpoints, detectors, registry, thresholds, yolo
 from care_cli.errors import CareError
 from care_cli.geometry import iou
 from care_cli.records import Detection, ModelSpec
@@ -41,10 +41,12 @@ def boxes_of(detections: list[Detection]) -> np.ndarray:
 # Boxes
 
 
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
 @pytest.mark.parametrize("name", ["yolo11n.pt", "yolo26s.pt", "yolo11n-seg.pt"])
-def test_boxes_equal_ultralytics_predict(shared, photos, name):
+def test_boxes_equal_ultralytics_predict(shared, photos, name, engine):
     weights = shared / "weights" / name
-    detector = detectors.load_detector(registry.find(weights), weights)
+    detector = detectors.load_detector(registry.find(weights), weights, engine=engine)
+    assert (detector.engine, detector.precision) == (engine, "float32")
     found = detector.detect(photos)
     from ultralytics import YOLO
 
@@ -84,6 +86,139 @@ def test_a_photo_gives_the_same_boxes_alone_and_among_others(shared, photos):
         assert (edges >= 0).all() and (edges[:, :2] + edges[:, 2:] <= [width + 1e-3, height + 1e-3]).all()
 
 
+def same_boxes(expected, found, least: float, labels: bool) -> tuple[list[float], list[float]]:
+    """IoU and difference of confidence with the best counterpart of each box that is at least so confident."""
+    overlaps, differences = [], []
+    for one in (d for d in expected if d.confidence >= least):
+        same = [d for d in found if d.label == one.label or not labels]
+        overlap = iou(boxes_of([one]), boxes_of(same))[0]
+        assert len(overlap), f"{one.label} {one.confidence:.2f} was lost"
+        overlaps.append(float(overlap.max()))
+        differences.append(abs(same[int(overlap.argmax())].confidence - one.confidence))
+    return overlaps, differences
+
+
+def all_the_same(expected, found, least=0.25, labels=True) -> tuple[float, float, int]:
+    """Mean IoU, largest difference of confidence, and number of boxes, over several photos."""
+    pairs = [same_boxes(one, other, least, labels) for one, other in zip(expected, found, strict=True)]
+    overlaps, differences = ([value for pair in pairs for value in pair[i]] for i in (0, 1))
+    return float(np.mean(overlaps)), max(differences), len(overlaps)
+
+
+@pytest.mark.parametrize("name", ["yolo11n.pt", "yolo26s.pt", "yolo11n-seg.pt"])
+def test_openvino_finds_what_torch_finds(shared, photos, name):
+    weights = shared / "weights" / name
+    torch_, openvino = (
+        detectors.load_detector(registry.find(weights), weights, engine=engine) for engine in ("torch", "openvino")
+    )
+    small = [photo[::3, ::3] for photo in photos]  # other shapes
+    for batch in (photos, small, photos[3:4]):
+        overlap, difference, count = all_the_same(torch_.detect(batch), openvino.detect(batch), thresholds.STORED)
+        assert overlap >= 0.999 and difference <= 1e-3 and count
+        print(f"{name}: {count} boxes, mean IoU {overlap:.5f}, confidence differs by {difference:.1e} at most")
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_bfloat16_loses_no_confident_box(shared, photos, engine):
+    weights = shared / "weights/yolo11n.pt"
+    exact = detectors.load_detector(registry.find(weights), weights, engine="torch").detect(photos)
+    try:
+        coarse = detectors.load_detector(registry.find(weights), weights, engine=engine, precision="bfloat16")
+    except CareError as error:
+        pytest.skip(str(error))
+    overlap, difference, count = all_the_same(exact, coarse.detect(photos), labels=False)
+    assert overlap >= 0.97 and difference < 0.1 and coarse.precision == "bfloat16"
+    print(f"yolo11n in bfloat16, {engine}: {count} boxes, IoU {overlap:.4f}, confidence within {difference:.3f}")
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_models_without_suppression_equal_predict(shared, photos, tmp_path, engine):
+    """An end-to-end graph picks its own boxes, of inputs with fewer than 300 places too."""
+    import torch
+
+    yolo.prepare_ultralytics()
+    from ultralytics import YOLO
+
+    model = checkpoints.load_ultralytics(shared / "weights/yolo26s.pt")
+    model.end2end = True
+    path = tmp_path / "own.pt"
+    torch.save({"model": model}, path)
+    detector = detectors.load_detector(BARE, path, engine=engine, image_size=160)
+    assert detector.end2end
+    strip = np.ascontiguousarray(photos[0][600:1100])
+    photos = [*photos[:3], strip[: strip.shape[1] // 5]]
+    reference, compared = YOLO(path), 0
+    for photo, ours in zip(photos, detector.detect(photos), strict=True):
+        reference.predictor = None
+        theirs = reference.predict(
+            photo[..., ::-1], imgsz=160, conf=thresholds.STORED, verbose=False, device="cpu", save=False, nms=False
+        )[0].boxes
+        assert len(theirs) == len(ours)
+        corners = np.hstack([boxes_of(ours)[:, :2], boxes_of(ours)[:, :2] + boxes_of(ours)[:, 2:]])
+        np.testing.assert_allclose(corners, theirs.xyxy.numpy(), atol=0.5)
+        np.testing.assert_allclose([d.confidence for d in ours], theirs.conf.numpy(), atol=1e-3)
+        assert [d.label for d in ours] == [reference.names[int(label)] for label in theirs.cls]
+        compared += len(ours)
+    assert compared >= 3
+
+
+# The way there and back, against Ultralytics' own functions
+
+SIDES = st.integers(1, 400)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIDES, SIDES, st.sampled_from([64, 96, 320]), st.integers(0, 10_000))
+def test_letterbox_and_the_way_back_equal_ultralytics(height, width, size, seed):
+    yolo.prepare_ultralytics()
+    import torch
+    from ultralytics.data.augment import LetterBox
+    from ultralytics.utils.ops import scale_boxes
+
+    random = np.random.default_rng(seed)
+    photo = random.integers(0, 256, (height, width, 3), np.uint8)
+    ours = detectors.letterbox(photo, size, 32)
+    np.testing.assert_array_equal(ours, LetterBox((size, size), auto=True, stride=32)(image=photo.copy()))
+    rows = random.uniform(-20, size + 20, (7, 6)).astype(np.float32)
+    expected = scale_boxes(ours.shape[:2], torch.from_numpy(rows[:, :4].copy()), photo.shape).numpy()
+    back = detectors.to_photo(rows, detectors.Prepared(ours, photo.shape[:2]))
+    np.testing.assert_array_equal(back[:, :4].astype(np.float32), expected)
+    np.testing.assert_array_equal(back[:, 4:].astype(np.float32), rows[:, 4:])
+    scaled = detectors.to_photo(rows, detectors.Prepared(ours, photo.shape[:2], scale=4))
+    np.testing.assert_array_equal(scaled[:, :4], back[:, :4] * 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 700), st.integers(1, 4), st.integers(0, 10_000), st.sampled_from([40, 400]))
+def test_suppression_equals_ultralytics(count, classes, seed, spread):
+    yolo.prepare_ultralytics()
+    import torch
+    import torchvision  # noqa: F401 - Ultralytics suppresses with it once it is there
+    from ultralytics.utils.nms import non_max_suppression
+
+    random = np.random.default_rng(seed)
+    centres, sides = random.uniform(0, spread, (count, 2)), random.uniform(0, 90, (count, 2))
+    scores = random.uniform(0, 1, (count, classes)).round(2)  # many are equal
+    raw = torch.from_numpy(np.hstack([centres, sides, scores]).astype(np.float32)).T[None]
+    expected = non_max_suppression(raw, thresholds.STORED, 0.7, max_det=300, nc=classes, max_time_img=1e9)[0].numpy()
+    raw = raw[0].T.numpy()
+    low = raw[:, :2] - raw[:, 2:4] / 2
+    best = raw[:, 4:].argmax(1)[:, None] if count else np.zeros((0, 1))
+    rows = np.hstack([low, raw[:, :2] + raw[:, 2:4] / 2, raw[:, 4:].max(1, keepdims=True), best]).astype(np.float32)
+    kept = detectors.suppress(rows[rows[:, 4] > np.float32(thresholds.STORED)])
+    np.testing.assert_array_equal(kept, expected)
+
+
+def test_a_photo_that_was_decoded_smaller_gets_boxes_in_its_own_pixels(shared, photos):
+    weights = shared / "weights/yolo11n.pt"
+    detector = detectors.load_detector(registry.find(weights), weights)
+    whole = photos[3][: photos[3].shape[0] // 2 * 2, : photos[3].shape[1] // 2 * 2]
+    half = np.asarray(Image.fromarray(whole).reduce(2))
+    expected, found = detector.detect_prepared([detector.prepare(whole), detector.prepare(half, scale=2)])
+    overlap, difference, count = all_the_same([expected], [found])
+    assert count and overlap > 0.9 and difference < 0.15
+
+
 def test_coco_weights_get_categories_but_no_species(shared, photos):
     weights = shared / "weights/yolo11n.pt"
     detector = detectors.load_detector(registry.find(weights), weights)
@@ -107,11 +242,11 @@ def test_pixels_of_another_form_are_refused(shared):
 def test_saved_detector_finds_the_same(shared, photos, tmp_path):
     weights = shared / "weights/yolo11n.pt"
     before = detectors.load_detector(registry.find(weights), weights)
-    detectors.prepare_ultralytics()
+    yolo.prepare_ultralytics()
     model = checkpoints.load_ultralytics(weights)
     path = tmp_path / "own.safetensors"
     header = {"architecture": "yolo11n", "names": list(model.names.values()), "input_size": 640}
-    detectors.save_detector(model, path, {**header, "shown": 0.35})
+    yolo.save_detector(model, path, {**header, "shown": 0.35})
     assert path.stat().st_size < 6_000_000
     after = detectors.load_detector(registry.find(path, task="detector"), path)
     assert (after.spec.shown, after.image_size) == (0.35, 640)
@@ -123,11 +258,11 @@ def test_saved_detector_finds_the_same(shared, photos, tmp_path):
 
 
 def test_species_of_our_own_detector_come_from_its_header(tmp_path):
-    model = detectors.build_graph("yolo11n", ["jaguar", "person"])
+    model = yolo.build_graph("yolo11n", ["jaguar", "person"])
     path = tmp_path / "own.safetensors"
     classes = {"jaguar": {"category": "animal", "species": "jaguar"}, "person": {"category": "person"}}
     header = {"architecture": "yolo11n", "names": ["jaguar", "person"], "input_size": 320, "classes": classes}
-    detectors.save_detector(model, path, header)
+    yolo.save_detector(model, path, header)
     detector = detectors.load_detector(registry.find(path), path)
     assert detector.spec.classes == classes and detector.settings["image_size"] == 320
     described = ModelSpec(name="demo", task="detector", family="care", file=str(path), shown=0.5)
@@ -136,7 +271,7 @@ def test_species_of_our_own_detector_come_from_its_header(tmp_path):
 
 
 def test_damaged_own_checkpoint_is_refused(tmp_path):
-    model = detectors.build_graph("yolo11n", ["a"])
+    model = yolo.build_graph("yolo11n", ["a"])
     state = {name: t for name, t in model.state_dict().items() if name != "model.0.conv.weight"}
     path = tmp_path / "own.safetensors"
     header = {"task": "detector", "architecture": "yolo11n", "names": ["a"], "input_size": 320}
@@ -159,7 +294,7 @@ def test_pose_weights_are_refused(shared):
 def test_classification_weights_are_refused(tmp_path):
     import torch
 
-    detectors.prepare_ultralytics()
+    yolo.prepare_ultralytics()
     from ultralytics.nn.tasks import ClassificationModel
 
     path = tmp_path / "classifier.pt"
@@ -172,7 +307,7 @@ def test_what_ultralytics_trained_is_read_as_it_was(tmp_path):
     """A checkpoint as the trainer leaves it: averaged weights, loss, paths, numpy numbers, arguments."""
     import torch
 
-    model = detectors.build_graph("yolo11n", ["jaguar", "person"])
+    model = yolo.build_graph("yolo11n", ["jaguar", "person"])
     from ultralytics.utils import IterableSimpleNamespace
 
     model.args = IterableSimpleNamespace(box=7.5, cls=0.5, dfl=1.5, save_dir=Path("runs"))
@@ -244,7 +379,7 @@ def test_a_pickle_that_would_evaluate_text_is_refused(tmp_path, harm):
 
 def test_allowed_layers_can_not_be_called(tmp_path, harm):
     """Ultralytics' constructors evaluate the activation that their configuration names."""
-    detectors.prepare_ultralytics()
+    yolo.prepare_ultralytics()
     from ultralytics.nn.tasks import DetectionModel
 
     graph = {"nc": 1, "activation": f"open({str(harm)!r}, 'w')", "backbone": [], "head": []}
@@ -345,7 +480,7 @@ def test_no_person_is_left_as_an_animal(detections):
 def test_ultralytics_does_not_change_how_pillow_opens_photos() -> None:
     """It replaces Pillow's opener by one that looks for a plug-in; ours stays Pillow's."""
     code = (
-        "from PIL import Image; from care_cli.detectors import prepare_ultralytics; before = Image.open; "
+        "from PIL import Image; from care_cli.yolo import prepare_ultralytics; before = Image.open; "
         "prepare_ultralytics(); from ultralytics import YOLO; print(Image.open is before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

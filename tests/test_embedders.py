@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from care_cli import checkpoints, embedders, registry
+from care_cli import checkpoints, embedders, encoders, registry
 from care_cli.errors import CareError
 from care_cli.records import ModelSpec
 
@@ -37,6 +37,23 @@ def pictures() -> list[Image.Image]:
     return [*colour, colour[0].convert("L")]
 
 
+@pytest.fixture(params=["torch", "openvino"])
+def engine(request) -> str:
+    """What is held to plain torch, timm and open_clip must hold in either engine."""
+    return request.param
+
+
+def noise(count: int, size: int, seed: int = 1) -> np.ndarray:
+    """Crops `(count, size, size, 3) uint8` of coloured squares."""
+    squares = np.random.default_rng(seed).integers(0, 256, (count, size // 8, size // 8, 3), np.uint8)
+    return squares.repeat(8, 1).repeat(8, 2)
+
+
+def normalised(batch: np.ndarray, mean, std) -> np.ndarray:
+    """`(B,3,S,S) float32` of crops `(B,S,S,3) uint8`, by the definition."""
+    return ((batch.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)).transpose(0, 3, 1, 2)
+
+
 def unit(features: np.ndarray) -> np.ndarray:
     return features / np.linalg.norm(features, axis=1, keepdims=True)
 
@@ -52,7 +69,7 @@ def described(family: str, architecture: str, file: Path, **more) -> ModelSpec:
         ("tiny_vit_5m_224", "timm_tiny_vit_5m_224_fp16.safetensors", 320),
     ],
 )
-def test_real_weights_give_what_plain_timm_gives(shared, name, file, dim):
+def test_real_weights_give_what_plain_timm_gives(shared, name, file, dim, engine):
     import timm
     import torch
     from safetensors.torch import load_file
@@ -61,7 +78,7 @@ def test_real_weights_give_what_plain_timm_gives(shared, name, file, dim):
     photos = sorted((shared / "data/camera_trap/speciesnet_edge_cases").glob("*.jpg"))[:3]
     images = [Image.open(path).convert("RGB").resize((640, 420)) for path in photos]
     spec = registry.find(f"timm:{name}", weights=weights)
-    embedder = embedders.load_embedder(spec, registry.fetch(spec))
+    embedder = embedders.load_embedder(spec, registry.fetch(spec), engine=engine)
 
     model = timm.create_model(name, pretrained=False, num_classes=0).eval()
     model.load_state_dict({k: v.float() for k, v in load_file(weights).items()}, strict=False)
@@ -71,41 +88,42 @@ def test_real_weights_give_what_plain_timm_gives(shared, name, file, dim):
         expected = unit(model(batch).numpy())
 
     ours = np.stack([embedder.transform(image) for image in images])
-    np.testing.assert_array_equal(ours, batch.numpy())
+    config = timm.data.resolve_model_data_config(model)
+    np.testing.assert_allclose(normalised(ours, config["mean"], config["std"]), batch.numpy(), atol=1e-6)
     vectors = embedder.embed(ours)
     assert vectors.dtype == np.float32 and vectors.shape == (len(images), dim) and embedder.dim == dim
-    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5 if engine == "torch" else 1e-4)
+    assert (vectors * expected).sum(1).min() >= 0.9999 and embedder.engine == engine
 
 
-def test_own_checkpoint_comes_back_as_it_was(tmp_path):
+def test_own_checkpoint_comes_back_as_it_was(tmp_path, engine):
     import torch
 
     torch.manual_seed(3)
-    model = embedders.build_backbone("vit_tiny_patch16_224", **TINY).eval()
+    model = encoders.build_backbone("vit_tiny_patch16_224", **TINY).eval()
     path = tmp_path / "own.safetensors"
-    embedders.save_embedder(model, path, HEADER | {"metrics": {"top1": 0.5}})
+    encoders.save_embedder(model, path, HEADER | {"metrics": {"top1": 0.5}})
     assert checkpoints.read_header(path)["metrics"] == {"top1": 0.5}
     spec = registry.find(path, task="embedder")
-    embedder = embedders.load_embedder(spec, path)
-    batch = np.random.default_rng(1).normal(size=(5, 3, 64, 64)).astype(np.float32)
+    embedder = embedders.load_embedder(spec, path, engine=engine)
+    batch = noise(5, 64)
     for name, tensor in model.state_dict().items():  # what half precision keeps of each matrix
         model.state_dict()[name].copy_(tensor.half() if tensor.ndim > 1 else tensor)
     with torch.no_grad():
-        expected = unit(model(torch.from_numpy(batch)).numpy())
-    np.testing.assert_allclose(embedder.embed(batch), expected, atol=1e-6)
+        expected = unit(model(torch.from_numpy(normalised(batch, HEADER["mean"], HEADER["std"]))).numpy())
+    np.testing.assert_allclose(embedder.embed(batch), expected, atol=2e-6)
     np.testing.assert_allclose(np.linalg.norm(embedder.embed(batch), axis=1), 1, atol=1e-6)
     assert embedder.settings["method"] == "vit" and json.dumps(embedder.settings)
 
 
 def test_own_preprocessing_is_what_the_header_says(tmp_path, pictures):
-    model = embedders.build_backbone("vit_tiny_patch16_224", **TINY)
+    model = encoders.build_backbone("vit_tiny_patch16_224", **TINY)
     path = tmp_path / "own.safetensors"
-    embedders.save_embedder(model, path, HEADER)
+    encoders.save_embedder(model, path, HEADER)
     embedder = embedders.load_embedder(registry.find(path), path)
     for picture in pictures:
-        small = np.asarray(picture.convert("RGB").resize((64, 64), Image.BILINEAR), np.float64) / 255
-        expected = ((small - HEADER["mean"]) / HEADER["std"]).transpose(2, 0, 1)
-        np.testing.assert_allclose(embedder.transform(picture), expected, atol=1e-5)
+        expected = np.asarray(picture.convert("RGB").resize((64, 64), Image.BILINEAR))
+        np.testing.assert_array_equal(embedder.transform(picture), expected)
 
 
 def test_classifier_is_dropped_and_nothing_else(tmp_path):
@@ -142,7 +160,7 @@ def test_torch_state_dicts_load_and_pickles_do_not(tmp_path, pictures):
     embedder = embedders.load_embedder(spec, path)
     batch = np.stack([embedder.transform(picture) for picture in pictures])
     with torch.no_grad():
-        expected = unit(model(torch.from_numpy(batch)).numpy())
+        expected = unit(model(torch.from_numpy(normalised(batch, *[[0.5] * 3] * 2))).numpy())
     np.testing.assert_allclose(embedder.embed(batch), expected, atol=5e-3)
 
     torch.save(model, path)
@@ -150,7 +168,7 @@ def test_torch_state_dicts_load_and_pickles_do_not(tmp_path, pictures):
         embedders.load_embedder(spec, path)
 
 
-def test_open_clip_gives_what_open_clip_gives(tmp_path, pictures):
+def test_open_clip_gives_what_open_clip_gives(tmp_path, pictures, engine):
     import open_clip
     import torch
     from open_clip.transform import image_transform
@@ -168,17 +186,19 @@ def test_open_clip_gives_what_open_clip_gives(tmp_path, pictures):
     path = tmp_path / "clip.safetensors"
     save_file(model.state_dict(), path)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)
-    embedder = embedders.load_embedder(described("open_clip", "care-tiny-clip", path, mean=mean, std=std), path)
+    spec = described("open_clip", "care-tiny-clip", path, mean=mean, std=std)
+    embedder = embedders.load_embedder(spec, path, engine=engine)
     transform = image_transform(48, is_train=False, mean=mean, std=std)
     batch = torch.stack([transform(picture.convert("RGB")) for picture in pictures])
-    np.testing.assert_array_equal(np.stack([embedder.transform(p) for p in pictures]), batch.numpy())
+    ours = np.stack([embedder.transform(picture) for picture in pictures])
+    np.testing.assert_allclose(normalised(ours, mean, std), batch.numpy(), atol=1e-6)
     with torch.no_grad():
         expected = model.encode_image(batch, normalize=True).numpy()
-    np.testing.assert_allclose(embedder.embed(batch.numpy()), expected, atol=1e-6)
+    np.testing.assert_allclose(embedder.embed(ours), expected, atol=2e-6)
     assert (embedder.dim, embedder.settings["input_size"]) == (24, 48)
 
 
-def test_miewid_pools_by_generalised_mean_and_batch_norm(tmp_path):
+def test_miewid_pools_by_generalised_mean_and_batch_norm(tmp_path, engine):
     import timm
     import torch
     from safetensors.torch import save_file
@@ -198,11 +218,13 @@ def test_miewid_pools_by_generalised_mean_and_batch_norm(tmp_path):
     state |= {"pooling.p": torch.tensor([2.5]), "final.weight": torch.zeros(3, width)}
     path = tmp_path / "miewid.safetensors"
     save_file(state, path)
-    embedder = embedders.load_embedder(described("miewid", "test_efficientnet", path, input_size=96), path)
+    spec = described("miewid", "test_efficientnet", path, input_size=96)
+    embedder = embedders.load_embedder(spec, path, engine=engine)
 
-    batch = random.normal(size=(3, 3, 96, 96)).astype(np.float32)
+    batch = noise(3, 96)
+    inputs = normalised(batch, embedder.settings["mean"], embedder.settings["std"])
     with torch.no_grad():
-        maps = backbone.forward_features(torch.from_numpy(batch)).numpy().astype(float)
+        maps = backbone.forward_features(torch.from_numpy(inputs)).numpy().astype(float)
     pooled = (np.maximum(maps, 1e-6) ** 2.5).mean((2, 3)) ** (1 / 2.5)
     scaled = (pooled - norm["bn.running_mean"]) / np.sqrt(norm["bn.running_var"] + 1e-5)
     np.testing.assert_allclose(embedder.embed(batch), unit(scaled * norm["bn.weight"] + norm["bn.bias"]), atol=1e-5)

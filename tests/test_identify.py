@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import catalogs
 import pytest
 
-from care_cli import cli, embedders, registry
+from care_cli import cli, encoders, registry
 from care_cli.errors import CareError
 from care_cli.records import Selection
 from care_cli.stages import doctor, identify, index, individuals
@@ -22,8 +23,8 @@ HEADER = {"method": "vit", "architecture": "vit_tiny_patch16_224", "options": TI
 @pytest.fixture
 def embedder(tmp_path):
     """Weights with thresholds of their own."""
-    model = embedders.build_backbone("vit_tiny_patch16_224", **TINY)
-    embedders.save_embedder(model, tmp_path / "own.safetensors", HEADER | {"thresholds": {"known": 0.8, "new": 0.4}})
+    model = encoders.build_backbone("vit_tiny_patch16_224", **TINY)
+    encoders.save_embedder(model, tmp_path / "own.safetensors", HEADER | {"thresholds": {"known": 0.8, "new": 0.4}})
     return registry.find(tmp_path / "own.safetensors", task="embedder")
 
 
@@ -100,8 +101,8 @@ def test_thresholds_come_in_pairs(catalog, card, tmp_path):
     assert ask(catalog, photo, known=0.9)[0].thresholds == identify.Thresholds(0.9, 0.4)
     with pytest.raises(CareError, match=r"0\.4 is above 0\.3.*model's own"):
         ask(catalog, photo, known=0.3)
-    model = embedders.build_backbone("vit_tiny_patch16_224", **TINY)
-    embedders.save_embedder(model, tmp_path / "plain.safetensors", HEADER)
+    model = encoders.build_backbone("vit_tiny_patch16_224", **TINY)
+    encoders.save_embedder(model, tmp_path / "plain.safetensors", HEADER)
     index.run(catalog, index.IndexConfig(registry.find(tmp_path / "plain.safetensors", task="embedder")))
     assert ask(catalog, photo)[0].thresholds is None
     for one in ({"known": 0.4}, {"new_below": 0.2}):
@@ -138,8 +139,8 @@ def test_a_photo_of_no_event_is_not_compared_with_its_burst(catalog, card):
     catalog.db.conn.execute("UPDATE images SET event_id = NULL, deployment_id = NULL")
     identifier, photos = ask(catalog, card / "IMG_2.PNG")
     assert len(photos[0].queries[0].candidates) == 2  # the file itself tells no camera
-    facts = identify.replace(photos[0].reading.photo, serial="H500", captured_at="2024-05-01 12:00:10")
-    photos[0].reading = identify.replace(photos[0].reading, photo=facts)
+    facts = replace(photos[0].reading.photo, serial="H500", captured_at="2024-05-01 12:00:10")
+    photos[0].reading = replace(photos[0].reading, photo=facts)
     assert identifier.own_event(photos[0]) == {1, 2, 3}
 
 

@@ -276,7 +276,7 @@ def test_crop_is_the_resized_rectangle():
     pixels = scene(900, 1200)
     rect = crop_rectangle((200, 100, 900, 500), (1200, 900))
     size = stored_size(rect)
-    crop = np.asarray(decode_jpeg(cut_crop(pixels, rect, size, quality=98)), int)
+    crop = np.asarray(decode_jpeg(cut_crop(Image.fromarray(pixels), rect, size, quality=98)), int)
     x, y, w, h = rect
     assert crop.shape == (size[1], size[0], 3)
     rows = ((np.arange(size[1]) + 0.5) * h / size[1]).astype(int) + y
@@ -289,10 +289,10 @@ def test_blackout_leaves_no_trace_of_a_person():
     pixels[50:90, 100:160] = (250, 20, 200)  # the person, who also stands outside the crop
     before = pixels.copy()
     rect = (40, 60, 200, 120)
-    crop = np.asarray(decode_jpeg(cut_crop(pixels, rect, (100, 60), [(100.4, 50, 59.2, 39.6)])), int)
+    crop = np.asarray(decode_jpeg(cut_crop(Image.fromarray(pixels), rect, (100, 60), [(100.4, 50, 59.2, 39.6)])), int)
     empty = pixels.copy()
     empty[50:90, 100:160] = 0
-    assert np.array_equal(crop, np.asarray(decode_jpeg(cut_crop(empty, rect, (100, 60))), int))
+    assert np.array_equal(crop, np.asarray(decode_jpeg(cut_crop(Image.fromarray(empty), rect, (100, 60))), int))
     assert crop[:14, 31:59].max() < 25
     assert np.abs(crop[20:] - 90).max() < 12 and np.abs(crop[:, 65:] - 90).max() < 12
     assert np.array_equal(pixels, before)
@@ -300,9 +300,9 @@ def test_blackout_leaves_no_trace_of_a_person():
 
 def test_blackout_beside_the_crop_changes_nothing():
     pixels = scene(200, 300)
-    plain = cut_crop(pixels, (100, 100, 80, 60), (80, 60))
+    plain = cut_crop(Image.fromarray(pixels), (100, 100, 80, 60), (80, 60))
     beside = [(0, 0, 100, 200), (180, 0, 120, 200), (-50, -50, 20, 20), (0, 160, 300, 500)]
-    assert cut_crop(pixels, (100, 100, 80, 60), (80, 60), beside) == plain
+    assert cut_crop(Image.fromarray(pixels), (100, 100, 80, 60), (80, 60), beside) == plain
 
 
 def test_a_damaged_stored_crop_is_a_clear_error():
@@ -366,3 +366,76 @@ def test_lighting_of_a_real_card(shared):
         assert photo.lighting == {"ir": "infrared", "colour": "day"}[row["light"]], row["path"]
         assert photo.captured_at == row["exif_datetime"].replace(":", "-", 2)
         assert (photo.width, photo.height) == (3264, 2448)
+
+
+# -- decoding no more than is needed
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "least", "scale"),
+    [
+        (4000, 3000, 1280, 2),  # 12 megapixels: 2000 at half, 1000 at a quarter
+        (3264, 2448, 1280, 2),
+        (2560, 1920, 1280, 2),  # just enough
+        (2559, 1919, 1280, 1),
+        (1919, 2560, 1280, 2),  # upright photos by their height
+        (10240, 1024, 1280, 8),
+        (4000, 3000, None, 1),
+        (640, 480, 1280, 1),
+    ],
+)
+def test_the_smallest_scale_with_enough_pixels(width: int, height: int, least: int | None, scale: int) -> None:
+    reading = read_bytes(encode(np.zeros((height, width, 3), np.uint8), "JPEG"), least)
+    assert reading.scale == scale
+    assert (reading.photo.width, reading.photo.height) == (width, height)
+    assert reading.picture.size == (-(-width // scale), -(-height // scale))
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """Slow waves of colour, of which a JPEG keeps everything."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 37 + i) + np.cos(y / 29 - i) for i in range(3)]
+    return np.rint(127.5 + 60 * np.stack(waves, -1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_reduced_picture_is_the_mean_of_the_pixels_it_stands_for(orientation: int) -> None:
+    upright = smooth(240, 320)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    reading = read_bytes(encode(as_stored(upright, orientation), "JPEG", exif=exif, quality=95, subsampling=0), 80)
+    assert reading.scale == 4 and reading.pixels.shape == (60, 80, 3)
+    mean = upright.reshape(60, 4, 80, 4, 3).mean((1, 3))
+    assert np.abs(reading.pixels - mean).max() < 6
+    assert np.abs(reading.whole().pixels.astype(int) - upright).max() < 8
+
+
+def test_a_cut_off_jpeg_is_partial_at_any_scale() -> None:
+    data = encode(smooth(960, 1280), "JPEG")
+    full, reduced = read_bytes(data[: len(data) // 2]), read_bytes(data[: len(data) // 2], 320)
+    assert reduced.scale == 4 and reduced.photo == full.photo.__class__(
+        **{**vars(full.photo), "failure": reduced.photo.failure}
+    )
+    assert full.photo.state == reduced.photo.state == "partial"
+    shares = [int(reading.photo.failure.split("about ")[1].split(" %")[0]) for reading in (full, reduced)]
+    assert abs(shares[0] - shares[1]) <= 2
+
+
+@pytest.mark.parametrize("rect", [(0, 0, 640, 480), (101, 57, 333, 201), (603, 401, 37, 79), (1, 0, 639, 3)])
+def test_a_crop_of_a_reduced_picture_is_that_of_the_whole(rect: tuple[int, int, int, int]) -> None:
+    pixels = smooth(480, 640)
+    half = Image.fromarray(np.rint(pixels.reshape(240, 2, 320, 2, 3).mean((1, 3))).astype(np.uint8))
+    size = max(1, rect[2] // 3), max(1, rect[3] // 3)
+    whole = np.asarray(decode_jpeg(cut_crop(Image.fromarray(pixels), rect, size, quality=98)), int)
+    reduced = np.asarray(decode_jpeg(cut_crop(half, rect, size, quality=98, scale=2)), int)
+    assert np.abs(whole - reduced).max() <= 8  # half a pixel to the side would be 3 levels more
+
+
+def test_nothing_of_a_person_reaches_a_crop_of_a_reduced_picture() -> None:
+    pixels = np.full((480, 640, 3), 90, np.uint8)
+    pixels[101:203, 151:253] = (255, 0, 0)
+    half = Image.fromarray(np.rint(pixels.reshape(240, 2, 320, 2, 3).mean((1, 3))).astype(np.uint8))
+    jpeg = cut_crop(half, (100, 80, 301, 201), (150, 100), [(151, 101, 102, 102)], quality=98, scale=2)
+    crop = np.asarray(decode_jpeg(jpeg), int)
+    assert (crop[..., 0] - crop[..., 1]).max() < 12  # no red is left
+    assert crop[50:55, 40:45].max() < 12  # where the person stood it is black

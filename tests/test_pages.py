@@ -81,7 +81,7 @@ class Survey:
         crops = []
         for category, confidence, box in found:
             animal = category == "animal"
-            pixels = {"jpeg": cut_crop(reading.pixels, box, box[2:]), "size": box[2:]} if animal else {}
+            pixels = {"jpeg": cut_crop(reading.picture, box, box[2:]), "size": box[2:]} if animal else {}
             crops.append(Crop(Detection(box, confidence, category, category), box, **pixels))
         with self.catalog.transaction():
             image = self.catalog.add_image(reading.photo, None)

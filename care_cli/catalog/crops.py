@@ -156,6 +156,13 @@ class CropsTable:
             {"id": crop_id},
         )
 
+    def crops_of_images(self, image_ids: Iterable[int]) -> list[int]:
+        """Ids of all crops of some images, of any run."""
+        rows = self.rows(
+            "SELECT id FROM crops WHERE image_id IN (SELECT value FROM json_each(?))", (json.dumps(list(image_ids)),)
+        )
+        return [row["id"] for row in rows]
+
     def crops_of_run(self, run_id: int, image_id: int) -> list[dict]:
         """All that a run found in an image, in the order it was written."""
         return self.rows("SELECT * FROM crops WHERE run_id = ? AND image_id = ? ORDER BY id", (run_id, image_id))

@@ -13,6 +13,7 @@ from care_cli.errors import CareError
 from care_cli.records import Embeddings, Selection
 
 PAGE = 4096  # rows read at once
+BLOCK = 8192  # crops whose changes are noted together, as the triggers of schema.sql count
 
 
 class EmbeddingsTable:
@@ -53,22 +54,21 @@ class EmbeddingsTable:
 
     def embeddings(self, run_id: int) -> Embeddings:
         """All vectors of a run, by crop id; read in pages, no cursor stays open."""
-        ids: list[int] = []
-        blocks: list[np.ndarray] = []
+        pages: list[Embeddings] = []
         after = 0
         while True:
-            rows = self.rows(
-                "SELECT crop_id, dim, vector FROM embeddings WHERE run_id = ? AND crop_id > ? ORDER BY crop_id LIMIT ?",
+            _, rows = self._fetched(
+                "SELECT crop_id, vector FROM embeddings WHERE run_id = ? AND crop_id > ? ORDER BY crop_id LIMIT ?",
                 (run_id, after, PAGE),
             )
             if not rows:
                 break
-            after = rows[-1]["crop_id"]
-            ids += [row["crop_id"] for row in rows]
-            vectors = b"".join(row["vector"] for row in rows)
-            blocks.append(np.frombuffer(vectors, "<f4").reshape(len(rows), rows[0]["dim"]))
-        stacked = np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
-        return Embeddings(np.array(ids, np.int64), stacked)
+            after = rows[-1][0]
+            pages.append(_stacked(rows))
+        if not pages:
+            return _stacked([])
+        ids, vectors = ([getattr(page, name) for page in pages] for name in ("ids", "vectors"))
+        return Embeddings(np.concatenate(ids), np.concatenate(vectors))
 
     def index_runs(self) -> list[dict]:
         """Finished index runs with their models, newest first."""
@@ -78,23 +78,64 @@ class EmbeddingsTable:
             "ORDER BY finished_at DESC, runs.id DESC"
         )
 
-    def gallery_rows(self, run_id: int, selection: Selection) -> list[dict]:
-        """Named crops with an embedding in a run: crop, individual, image, event; by species, site, flank, dates."""
-        parameters: dict = {"run": run_id}
-        where = ["embeddings.run_id = :run", *image_filters(selection, parameters)]
+    def vectors(self, run_id: int, crop_ids: Sequence[int]) -> Embeddings:
+        """Vectors of some crops in a run, by crop id; crops without one are left out."""
+        _, rows = self._fetched(
+            "SELECT crop_id, vector FROM embeddings WHERE run_id = :run AND crop_id IN "
+            "(SELECT value FROM json_each(:ids)) ORDER BY crop_id",
+            {"run": run_id, "ids": json.dumps([int(crop_id) for crop_id in crop_ids])},
+        )
+        return _stacked(rows)
+
+    def gallery_crops(self, selection: Selection) -> np.ndarray:
+        """Ids `(N,) int64` of named crops, ascending, by species, site, flank and dates."""
+        parameters: dict = {}
+        where = ["1", *image_filters(selection, parameters)]
         for column in ("species", "flank"):
             if (value := getattr(selection, column)) is not None:
                 where.append(f"crops.{column} = :{column}")
                 parameters[column] = value
-        return self.rows(
-            "SELECT crops.id AS crop, individuals.name AS individual, images.id AS image "
-            "FROM embeddings JOIN crops ON crops.id = embeddings.crop_id "
-            "JOIN crop_identity ON crop_identity.crop_id = crops.id "
-            "JOIN individuals ON individuals.id = crop_identity.individual_id "
-            "JOIN timed_images AS images ON images.id = crops.image_id "
-            f"WHERE {' AND '.join(where)} ORDER BY crops.id",
+        _, rows = self._fetched(
+            "SELECT crops.id FROM crop_identity JOIN crops ON crops.id = crop_identity.crop_id "
+            f"JOIN timed_images AS images ON images.id = crops.image_id WHERE {' AND '.join(where)} ORDER BY crops.id",
             parameters,
         )
+        return np.array(rows, np.int64).ravel()
+
+    # -- blocks of crops, from which caches are derived
+
+    def number(self) -> int:
+        """What tells this catalog from all others; copies keep it."""
+        return self.value("SELECT number FROM this_catalog")
+
+    def embedding_blocks(self) -> dict[tuple[int, int], int]:
+        """Generations by run and block."""
+        _, rows = self._fetched("SELECT run_id, block, generation FROM embedding_blocks", ())
+        return {(run_id, block): generation for run_id, block, generation in rows}
+
+    def identity_blocks(self) -> dict[int, int]:
+        """Generations by block."""
+        return dict(self._fetched("SELECT block, generation FROM identity_blocks", ())[1])
+
+    def embedding_block(self, run_id: int, block: int) -> tuple[int, Embeddings]:
+        """The generation of a block and its vectors, both of one moment."""
+        _, rows = self._fetched(
+            "SELECT generation, crop_id, vector FROM embedding_blocks AS blocks LEFT JOIN embeddings ON "
+            "embeddings.run_id = blocks.run_id AND crop_id BETWEEN :first AND :last "
+            "WHERE blocks.run_id = :run AND block = :block ORDER BY crop_id",
+            {"run": run_id, "block": block, "first": block * BLOCK, "last": block * BLOCK + BLOCK - 1},
+        )
+        return rows[0][0], _stacked([row[1:] for row in rows if row[1] is not None])
+
+    def identity_block(self, block: int) -> tuple[int, np.ndarray]:
+        """The generation of a block, and `(N, 2) int64`: its named crops and who they are; both of one moment."""
+        _, rows = self._fetched(
+            "SELECT generation, crop_id, individual_id FROM identity_blocks LEFT JOIN crop_identity ON "
+            "crop_id BETWEEN :first AND :last WHERE block = :block ORDER BY crop_id",
+            {"block": block, "first": block * BLOCK, "last": block * BLOCK + BLOCK - 1},
+        )
+        named = [row[1:] for row in rows if row[1] is not None]
+        return rows[0][0], np.array(named, np.int64).reshape(-1, 2)
 
     def keypoints_hash(self, crop_id: int, run_id: int) -> str | None:
         """SHA-256 of a crop's points of one run, for embeddings made with them; None without points."""
@@ -103,3 +144,9 @@ class EmbeddingsTable:
             (crop_id, run_id),
         )
         return hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest() if points else None
+
+
+def _stacked(rows: list[tuple[int, bytes]]) -> Embeddings:
+    """Crop ids and vectors, as read from one run."""
+    vectors = np.frombuffer(b"".join(vector for _, vector in rows), "<f4")
+    return Embeddings(np.array([crop for crop, _ in rows], np.int64), vectors.reshape(len(rows), -1 if rows else 1))

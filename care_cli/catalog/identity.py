@@ -227,6 +227,14 @@ class IdentityLog:
         )
         return {row["crop_id"]: row["name"] for row in rows}
 
+    def names_of_individuals(self, individual_ids: Iterable[int]) -> dict[int, str]:
+        """Names by id, of those that are there."""
+        rows = self.rows(
+            "SELECT id, name FROM individuals WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps([int(id_) for id_ in individual_ids]),),
+        )
+        return {row["id"]: row["name"] for row in rows}
+
     def history(self, individual_id: int | None = None) -> list[dict]:
         """Log entries as a listing shows them; undone ones are marked.
 

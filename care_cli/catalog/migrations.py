@@ -7,8 +7,81 @@ transaction of its own after a backup, and `schema.sql` always shows the result 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 
 from sqlite_utils import Database
 
-MIGRATIONS: list[Callable[[Database], None]] = []
+
+def statements(script: str) -> Iterator[str]:
+    """The statements of an SQL script, one by one (executescript would commit and defeat roll-back)."""
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            yield pending.strip()
+            pending = ""
+
+
+BLOCKS = """
+CREATE TABLE this_catalog (         -- one row: the number that tells this catalog from all others; copies keep it
+  id      INTEGER PRIMARY KEY CHECK (id = 1),
+  number  INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE embedding_blocks (     -- 8192 crops in a row (crop_id / 8192) and their embeddings of one run
+  run_id     INTEGER NOT NULL REFERENCES runs(id),
+  block      INTEGER NOT NULL,
+  generation INTEGER NOT NULL,      -- another random number after every change, so that a cache knows it is stale
+  PRIMARY KEY (run_id, block)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE identity_blocks (      -- 8192 crops in a row (crop_id / 8192) and who they are
+  block      INTEGER PRIMARY KEY,
+  generation INTEGER NOT NULL       -- another random number after every change
+) STRICT;
+INSERT INTO this_catalog VALUES (1, random());
+INSERT INTO embedding_blocks SELECT run_id, crop_id / 8192, random() FROM embeddings GROUP BY 1, 2;
+INSERT INTO identity_blocks SELECT crop_id / 8192, random() FROM crop_identity GROUP BY 1;
+CREATE TRIGGER embeddings_added AFTER INSERT ON embeddings
+BEGIN
+  DELETE FROM embedding_blocks WHERE run_id = NEW.run_id AND block = NEW.crop_id / 8192;
+  INSERT INTO embedding_blocks VALUES (NEW.run_id, NEW.crop_id / 8192, random());
+END;
+CREATE TRIGGER embeddings_changed AFTER UPDATE ON embeddings
+BEGIN
+  DELETE FROM embedding_blocks WHERE run_id = OLD.run_id AND block = OLD.crop_id / 8192;
+  INSERT INTO embedding_blocks VALUES (OLD.run_id, OLD.crop_id / 8192, random());
+END;
+CREATE TRIGGER embeddings_stay_with_their_run BEFORE UPDATE OF run_id ON embeddings
+BEGIN SELECT RAISE(ABORT, 'embeddings stay with their run'); END;
+CREATE TRIGGER embeddings_deleted AFTER DELETE ON embeddings
+BEGIN
+  DELETE FROM embedding_blocks WHERE run_id = OLD.run_id AND block = OLD.crop_id / 8192;
+  INSERT INTO embedding_blocks VALUES (OLD.run_id, OLD.crop_id / 8192, random());
+END;
+CREATE TRIGGER identities_added AFTER INSERT ON crop_identity
+BEGIN
+  DELETE FROM identity_blocks WHERE block = NEW.crop_id / 8192;
+  INSERT INTO identity_blocks VALUES (NEW.crop_id / 8192, random());
+END;
+CREATE TRIGGER identities_changed AFTER UPDATE ON crop_identity
+BEGIN
+  DELETE FROM identity_blocks WHERE block = OLD.crop_id / 8192;
+  INSERT INTO identity_blocks VALUES (OLD.crop_id / 8192, random());
+END;
+CREATE TRIGGER identities_deleted AFTER DELETE ON crop_identity
+BEGIN
+  DELETE FROM identity_blocks WHERE block = OLD.crop_id / 8192;
+  INSERT INTO identity_blocks VALUES (OLD.crop_id / 8192, random());
+END;
+"""
+
+
+def number_blocks(db: Database) -> None:
+    """Format 2: a catalog has a number, and blocks of embeddings and names have generations that caches go by."""
+    for statement in statements(BLOCKS):
+        db.conn.execute(statement)
+
+
+MIGRATIONS: list[Callable[[Database], None]] = [number_blocks]

@@ -214,6 +214,24 @@ CREATE TABLE crop_identity (        -- who each crop is now; derived from decisi
 CREATE INDEX crop_identity_by_individual ON crop_identity(individual_id);
 CREATE INDEX crop_identity_by_decision ON crop_identity(decision_id);
 
+CREATE TABLE this_catalog (         -- one row: the number that tells this catalog from all others; copies keep it
+  id      INTEGER PRIMARY KEY CHECK (id = 1),
+  number  INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE embedding_blocks (     -- 8192 crops in a row (crop_id / 8192) and their embeddings of one run
+  run_id     INTEGER NOT NULL REFERENCES runs(id),
+  block      INTEGER NOT NULL,
+  generation INTEGER NOT NULL,      -- another random number after every change, so that a cache knows it is stale
+  PRIMARY KEY (run_id, block)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE identity_blocks (      -- 8192 crops in a row (crop_id / 8192) and who they are
+  block      INTEGER PRIMARY KEY,
+  generation INTEGER NOT NULL       -- another random number after every change
+) STRICT;
+INSERT INTO this_catalog VALUES (1, random());
+
 CREATE VIEW timed_images AS         /* images with the deployment's clock shift applied */
 SELECT images.*, deployments.name AS deployment, deployments.site AS site,
        CASE WHEN clock_shift_s THEN
@@ -279,3 +297,38 @@ CREATE TRIGGER decisions_are_not_changed BEFORE UPDATE ON decisions
 BEGIN SELECT RAISE(ABORT, 'the decision log is append-only'); END;
 CREATE TRIGGER decisions_are_not_deleted BEFORE DELETE ON decisions
 BEGIN SELECT RAISE(ABORT, 'the decision log is append-only'); END;
+
+/* Caches are derived from blocks of rows and named by their generation. (No INSERT OR REPLACE here: the conflict
+   clause of the statement that fires a trigger would take its place.) */
+CREATE TRIGGER embeddings_added AFTER INSERT ON embeddings
+BEGIN
+  DELETE FROM embedding_blocks WHERE run_id = NEW.run_id AND block = NEW.crop_id / 8192;
+  INSERT INTO embedding_blocks VALUES (NEW.run_id, NEW.crop_id / 8192, random());
+END;
+CREATE TRIGGER embeddings_changed AFTER UPDATE ON embeddings
+BEGIN
+  DELETE FROM embedding_blocks WHERE run_id = OLD.run_id AND block = OLD.crop_id / 8192;
+  INSERT INTO embedding_blocks VALUES (OLD.run_id, OLD.crop_id / 8192, random());
+END;
+CREATE TRIGGER embeddings_stay_with_their_run BEFORE UPDATE OF run_id ON embeddings
+BEGIN SELECT RAISE(ABORT, 'embeddings stay with their run'); END;
+CREATE TRIGGER embeddings_deleted AFTER DELETE ON embeddings
+BEGIN
+  DELETE FROM embedding_blocks WHERE run_id = OLD.run_id AND block = OLD.crop_id / 8192;
+  INSERT INTO embedding_blocks VALUES (OLD.run_id, OLD.crop_id / 8192, random());
+END;
+CREATE TRIGGER identities_added AFTER INSERT ON crop_identity
+BEGIN
+  DELETE FROM identity_blocks WHERE block = NEW.crop_id / 8192;
+  INSERT INTO identity_blocks VALUES (NEW.crop_id / 8192, random());
+END;
+CREATE TRIGGER identities_changed AFTER UPDATE ON crop_identity
+BEGIN
+  DELETE FROM identity_blocks WHERE block = OLD.crop_id / 8192;
+  INSERT INTO identity_blocks VALUES (OLD.crop_id / 8192, random());
+END;
+CREATE TRIGGER identities_deleted AFTER DELETE ON crop_identity
+BEGIN
+  DELETE FROM identity_blocks WHERE block = OLD.crop_id / 8192;
+  INSERT INTO identity_blocks VALUES (OLD.crop_id / 8192, random());
+END;

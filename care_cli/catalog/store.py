@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from care_cli.catalog.migrations import MIGRATIONS
+from care_cli.catalog.migrations import MIGRATIONS, statements
 from care_cli.errors import CareError
 
 APPLICATION_ID = 0x43415245  # 'CARE', in the file's header
@@ -252,16 +252,6 @@ class Store:
 def schema() -> str:
     """The script of `schema.sql`."""
     return resources.files("care_cli.catalog").joinpath("schema.sql").read_text("utf-8")
-
-
-def statements(script: str) -> Iterator[str]:
-    """The statements of an SQL script, one by one (executescript would commit and defeat roll-back)."""
-    pending = ""
-    for line in script.splitlines(keepends=True):
-        pending += line
-        if sqlite3.complete_statement(pending):
-            yield pending.strip()
-            pending = ""
 
 
 def free_name(path: Path) -> Path:

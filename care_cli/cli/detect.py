@@ -55,7 +55,8 @@ def detect(
     ],
     model: Annotated[str | None, typer.Option(help="Registry name or weights file.")] = None,
     image_size: Annotated[int | None, typer.Option(metavar="N", help="Input of the network, px.", min=32)] = None,
-    batch: Annotated[int, typer.Option(help="Photos a forward pass.", min=1)] = 8,
+    batch: Annotated[int | None, typer.Option(help="Photos a forward pass.  [default: what suits]", min=1)] = None,
+    decode: Annotated[str, typer.Option(help="full, or reduced: no finer than network and crops need.")] = "reduced",
     engine: output.Engine = "auto",
     precision: output.Precision = "auto",
     crop_margin: Annotated[float, typer.Option(min=0, help="Crops grow by this share of the box a side.")] = 0.1,
@@ -82,11 +83,16 @@ def detect(
     from care_cli.stages import detect as stage
     from care_cli.stages.cropping import CropSettings
     from care_cli.stages.devices import choose
+    from care_cli.stages.photos import require_photos
+    from care_cli.stages.preview import preview
 
+    if decode not in stage.DECODE:
+        raise CareError(f"--decode is {' or '.join(stage.DECODE)}, but got {decode!r}.")
     device = choose(ctx.obj.device)
     cfg = stage.DetectConfig(
         paths=tuple(paths),
         batch=batch,
+        decode=decode,
         crop=CropSettings(crop_margin, crop_longest, crop_quality),
         species=species,
         deployment=deployment,
@@ -98,21 +104,21 @@ def detect(
         event_gap_s=gap(event_gap),
     )
     chosen = registry.find(model, task="detector") if model else registry.default(f"detect:{device[:4]}")
-    total = stage.count(cfg.paths)  # what is wrong is said before a catalog is begun
+    require_photos(cfg.paths)  # what is wrong is said before a catalog is begun
     if dry_run:
         with output.open_catalog(ctx) if ctx.obj.catalog.exists() else nullcontext() as catalog:
-            plan = stage.preview(catalog, cfg, chosen)
+            plan = preview(catalog, cfg, chosen)
         show_preview(ctx, plan)
         raise typer.Exit(1 if plan["unreadable"] else 0)
     folders = [display_path(os.fsencode(path.absolute())) for path in paths if path.is_dir()]
     refuse_catalog_among_photos(ctx.obj.catalog, paths)
     if gallery:
         check(gallery, folders)
-    detector = stage.load(chosen, device, image_size, engine, precision)
+    detector = stage.load(chosen, device, image_size, engine, precision, output.notice(ctx))
     with output.open_catalog(ctx, create=True) as catalog:
         if gallery:
             check(gallery, catalog.scanned_folders())
-        found = stage.run(catalog, cfg, detector, total)
+        found = stage.run(catalog, cfg, detector)
         show(ctx, found)
         if gallery:
             written = write_gallery(catalog, gallery, catalog.images_met())

@@ -16,7 +16,9 @@ def index(
     weights: Annotated[Path | None, typer.Option(help="Weights file for timm:NAME.")] = None,
     species: Annotated[str | None, typer.Option(help="Only crops of this species.")] = None,
     confidence: Annotated[float | None, typer.Option(help="Instead of the detector's shown threshold.")] = None,
-    batch: Annotated[int, typer.Option(metavar="N", help="Crops a forward pass.", min=1)] = 32,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Crops a forward pass.  [default: what suits]", min=1)
+    ] = None,
     engine: output.Engine = "auto",
     precision: output.Precision = "auto",
     run: Annotated[int | None, typer.Option(help="A detect run other than the active one.")] = None,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter
 from tqdm import tqdm
 
 from care_cli import __version__
@@ -252,25 +252,11 @@ def _picture(job: Job) -> bytes | None:
 
 def _reduced(path: Path, size: tuple[int, int]) -> Image.Image | None:
     """The upright photo at `size` px; None when its bytes cannot be read or show nothing."""
-    quick = _draft(path, size)
-    if quick is not None:
-        return quick
     try:
-        pixels = read_photo(path).pixels
+        picture = read_photo(path, 2 * max(size)).picture
     except OSError:
         return None
-    return None if pixels is None else Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def _draft(path: Path, size: tuple[int, int]) -> Image.Image | None:
-    """As `_reduced` for sound JPEGs, decoded at a fraction of their size; None for all others."""
-    try:
-        with Image.open(path, formats=("JPEG",)) as image:
-            image.draft("RGB", (2 * max(size), 2 * max(size)))
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return upright.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    except Exception:  # decoders raise whatever damaged bytes lead them to; `read_photo` takes what can be had
-        return None
+    return picture and picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def _collage(crops: Sequence[tuple[Rectangle, bytes]], size: tuple[int, int], scale: float) -> Image.Image | None:

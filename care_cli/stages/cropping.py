@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from care_cli import geometry
-from care_cli.images import CROP_QUALITY, cut_crop
+from care_cli.images import CROP_QUALITY, Reading, cut_crop
 from care_cli.records import Crop, Detection
 from care_cli.thresholds import ONE_BEING, PERSON
 
@@ -37,7 +35,7 @@ SETTINGS = CropSettings().as_run_settings()
 
 
 def cut_crops(
-    pixels: np.ndarray,
+    reading: Reading,
     detections: Sequence[Detection],
     species: str | None = None,
     settings: CropSettings = CropSettings(),
@@ -45,11 +43,11 @@ def cut_crops(
 ) -> list[Crop]:
     """Crops of a photo's settled detections, in their order; pixels for animals only.
 
-    `pixels (H, W, 3) uint8` of the upright image. `species` is what an animal is whose model does not say.
-    `people` are boxes that other runs found: black too, unless one is of the very body that this run calls
-    an animal.
+    `species` is what an animal is whose model does not say. `people` are boxes that other runs found: black too,
+    unless one is of the very body that this run calls an animal. Where the reading's picture is smaller than the
+    photo, a crop is cut from it if that has all the pixels that are stored; else the photo is decoded in full.
     """
-    size = pixels.shape[1], pixels.shape[0]
+    size = reading.photo.width, reading.photo.height
     seen = [found.box for found in detections if found.category == "person" and found.confidence >= PERSON]
     crops = []
     for found in detections:
@@ -62,6 +60,8 @@ def cut_crops(
             continue
         stored = geometry.stored_size(rect, settings.longest)
         others = [person for person in people if geometry.iou([person], [box])[0, 0] < ONE_BEING]
-        jpeg = cut_crop(pixels, rect, stored, seen + others, settings.quality)
+        if min(rect[2] / stored[0], rect[3] / stored[1]) < reading.scale:
+            reading = reading.whole()
+        jpeg = cut_crop(reading.picture, rect, stored, seen + others, settings.quality, reading.scale)
         crops.append(Crop(replace(found, box=box, species=found.species or species), rect, jpeg, stored))
     return crops

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from care_cli.catalog import Catalog
 from care_cli.decisions import Decision, in_force
@@ -18,6 +19,7 @@ from care_cli.geometry import Box, Rectangle, iou, stored_size, to_crop
 from care_cli.images import cut_crop, decode_jpeg, read_photo
 from care_cli.records import CATEGORIES, FLANKS
 from care_cli.scan import parse_path
+from care_cli.stages import gallery
 from care_cli.stages.cropping import SETTINGS
 from care_cli.thresholds import ONE_BEING, PERSON
 
@@ -95,7 +97,7 @@ def people_made_safe(catalog: Catalog, crop_ids: Sequence[int]) -> Iterator[list
         animals = [crop_id for crop_id, now in changed.items() if now == "animal"]
         without_pixels += [crop_id for crop_id in animals if not cut_again(catalog, crop_id)]
     if crop_ids:
-        catalog.expunge()
+        gallery.forget(catalog)
 
 
 def black_out(catalog: Catalog, crop_id: int, spare: float = np.inf, run_id: int | None = None) -> None:
@@ -138,15 +140,15 @@ def _overlapping(catalog: Catalog, crop_id: int) -> list[dict]:
 def cut_again(catalog: Catalog, crop_id: int) -> bool:
     """Cut an animal's crop from its photo once more, people black; False when the photo is not within reach."""
     crop = catalog.crop(crop_id)
-    pixels = _photo(catalog, crop["image_id"])
-    if pixels is None:
+    picture = _photo(catalog, crop["image_id"])
+    if picture is None:
         return False
     box, rect = _box(crop), _rectangle(crop)
     people = catalog.people([crop["image_id"]], PERSON).get(crop["image_id"], [])
     others = [person for person in people if iou(np.array([person]), np.array([box]))[0, 0] < ONE_BEING]
     settings = _settings(catalog, crop["run_id"])
     size = stored_size(rect, settings["crop_longest"])
-    catalog.put_pixels(crop_id, cut_crop(pixels, rect, size, others, settings["crop_quality"]), size)
+    catalog.put_pixels(crop_id, cut_crop(picture, rect, size, others, settings["crop_quality"]), size)
     return True
 
 
@@ -155,14 +157,14 @@ def _settings(catalog: Catalog, run_id: int) -> dict:
     return SETTINGS | catalog.run_settings(run_id)
 
 
-def _photo(catalog: Catalog, image_id: int) -> np.ndarray | None:
-    """The pixels of a photo, from any place where its very bytes still are."""
+def _photo(catalog: Catalog, image_id: int) -> Image.Image | None:
+    """The picture of a photo, from any place where its very bytes still are."""
     for place in catalog.places([image_id]).get(image_id, []):
         path = Path(os.fsdecode(parse_path(place["location"]))) / os.fsdecode(place["path_bytes"])
         with contextlib.suppress(OSError):
             reading = read_photo(path)
             if reading.photo.sha256 == place["sha256"]:
-                return reading.pixels
+                return reading.picture
     return None
 
 

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from threading import Thread
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from care_cli import registry
-from care_cli.errors import CareError
-from care_cli.images import Reading, read_photo
-from care_cli.records import Detection, ModelSpec
-from care_cli.scan import Found, Unreadable, display_path, scan
-from care_cli.stages.cropping import CropSettings, cut_crops
+from care_cli.records import ModelSpec
+from care_cli.scan import display_path, scan
+from care_cli.stages import gallery
+from care_cli.stages.cropping import CropSettings
 from care_cli.stages.crops import black_out
-from care_cli.stages.devices import enough_memory
-from care_cli.stages.places import Place, add_place, place_of
+from care_cli.stages.photos import Job, Tally, count, crops_of, look_up, pages
+from care_cli.stages.pipeline import batches
+from care_cli.stages.places import place_of
 from care_cli.thresholds import ONE_BEING, PERSON
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
     from care_cli.detectors import Detector
 
-PAGE = 256  # files looked up at once
-Item = TypeVar("Item")
-READERS = min(4, os.cpu_count() or 1)  # threads that read and decode
+DECODE = ("reduced", "full")
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,8 @@ class DetectConfig:
     """What `care detect` was asked to do; None leaves a value to the model, the folder or the catalog."""
 
     paths: tuple[Path, ...]
-    batch: int = 8  # photos a forward pass and a transaction
+    batch: int | None = None  # photos a forward pass and a transaction; None: what suits the engine
+    decode: str = "reduced"  # full | reduced: no finer than the network and the stored crops need
     crop: CropSettings = field(default_factory=CropSettings)
     species: str | None = None  # of animals whose model knows no species
     deployment: str | None = None  # one name for all photos instead of one per folder
@@ -50,35 +48,13 @@ class DetectConfig:
     event_gap_s: int | None = None  # seconds
 
 
-@dataclass
-class Tally:
-    """What a scan meets on its way."""
-
-    unreadable: list[str] = field(default_factory=list)  # files and folders that could not be read, with reasons
-    new: int = 0
-    read: int = 0
-    places: dict[Path, Place] = field(default_factory=dict)  # by root
-    stays: set[tuple[str, bytes]] = field(default_factory=set)  # volume and folder of each camera's stay
-    complete: bool = True  # every folder could be looked into
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file on its way through: where it was found, what is known of it, and its reading."""
-
-    found: Found
-    place: Place
-    image_id: int | None  # of the row that the file already has
-    reading: Reading | None = None
-    failure: str | None = None
-
-
 def load(
     model: ModelSpec | None,
     device: str,
     image_size: int | None = None,
     engine: str = "auto",
     precision: str = "auto",
+    notice: Callable[[str], None] | None = None,
 ) -> Detector:
     """The detector ready for use, its `spec` with the digest that identifies it in runs; None: the default.
 
@@ -88,33 +64,39 @@ def load(
 
     spec = model or registry.default(f"detect:{device[:4]}")
     weights = registry.fetch(spec)
-    detector = load_detector(spec, weights, device, image_size=image_size, engine=engine, precision=precision)
+    detector = load_detector(
+        spec, weights, device, image_size=image_size, engine=engine, precision=precision, notice=notice
+    )
     detector.spec = replace(detector.spec, sha256=registry.model_sha256(spec))
     return detector
 
 
-def run(catalog: Catalog, cfg: DetectConfig, detector: Detector, total: int | None = None) -> dict:
+def run(catalog: Catalog, cfg: DetectConfig, detector: Detector) -> dict:
     """Detect everything under `cfg.paths` that this run has not dealt with; returns the summary.
 
-    `total` is the number of files, for the progress bar. Raises CareError when there is no such path.
+    Raises CareError when there is no such path.
     """
     started = time.monotonic()
-    execution = {"paths": [str(path) for path in cfg.paths], "device": detector.device, "batch": cfg.batch}
-    run_id = catalog.begin_run("detect", settings_of(detector, cfg.crop), detector.spec, **execution)
+    batch = cfg.batch or detector.batch
+    settings = settings_of(detector, cfg.crop, cfg.decode)
+    noted = {"device": detector.device, "engine": detector.engine, "batch": batch}
+    run_id = catalog.begin_run("detect", settings, detector.spec, paths=[str(path) for path in cfg.paths], **noted)
     tally = Tally()
     catalog.begin_meeting()
-    with tqdm(total=total, unit="photo", desc="detect", disable=None) as bar:
-        for page in pages(scan(cfg.paths), tally):
-            jobs = look_up(catalog, run_id, page, tally, bar)
-            for batch in batches(read_ahead(jobs, cfg.batch + READERS), cfg.batch):
-                write(catalog, run_id, batch, detector, cfg, tally)
-                bar.update(len(batch))
+    with progress(cfg.paths) as bar:
+        jobs = (job for page in pages(scan(cfg.paths), tally) for job in look_up(catalog, run_id, page, tally, bar))
+        done = crops_of(
+            catalog, run_id, jobs, detector, batch=batch, decode=cfg.decode, crop=cfg.crop, species=cfg.species
+        )
+        for group in batches(done, batch):
+            write(catalog, run_id, group, cfg, tally)
+            bar.update(len(group))
     close_sources(catalog, cfg, tally)
     if cfg.species:
         catalog.fill_species(run_id, cfg.species)
     arrange(catalog, cfg, tally)
     catalog.finish_run(run_id)
-    catalog.expunge()
+    gallery.forget(catalog)
     others, runs = catalog.only_in_other_runs(run_id)
     if others and tally.read:
         catalog.notice(
@@ -123,6 +105,18 @@ def run(catalog: Catalog, cfg: DetectConfig, detector: Detector, total: int | No
             "them again."
         )
     return summary(catalog, run_id, tally, time.monotonic() - started)
+
+
+def progress(paths: Sequence[Path]) -> tqdm:
+    """A bar that learns how many photos there are while the work goes on; nothing is counted where none is shown."""
+    bar = tqdm(unit="photo", desc="detect", disable=None)
+
+    def learn() -> None:
+        bar.total = count(paths)
+
+    if not bar.disable:
+        Thread(target=learn, daemon=True).start()
+    return bar
 
 
 def close_sources(catalog: Catalog, cfg: DetectConfig, tally: Tally) -> None:
@@ -137,180 +131,30 @@ def close_sources(catalog: Catalog, cfg: DetectConfig, tally: Tally) -> None:
             catalog.finish_meeting(source_id, whole=tally.complete and root in given)
 
 
-def settings_of(detector: Detector, crop: CropSettings) -> dict:
+def settings_of(detector: Detector, crop: CropSettings, decode: str) -> dict:
     """What identifies a detect run beside the weights."""
-    return {**detector.settings, **crop.as_run_settings(), "precision": "float32", "decode": "full"}
+    return {**detector.settings, **crop.as_run_settings(), "precision": detector.precision, "decode": decode}
 
 
-def count(paths: Sequence[Path]) -> int:
-    """How many photos there are under the paths, by a walk without reading. CareError when there is none."""
-    files = 0
-    problems = []
-    for found in scan(paths):
-        if isinstance(found, Found):
-            files += 1
-        else:
-            problems.append(f"{display_path(found.path)}: {found.reason}")
-    if not files:
-        places = ", ".join(str(path) for path in paths)
-        reason = f" These could not be read: {'; '.join(problems[:5])}." if problems else ""
-        raise CareError(f"No photo was found under {places} (looked for jpg, png, tif, bmp, webp).{reason}")
-    return files
-
-
-def preview(catalog: Catalog | None, cfg: DetectConfig, model: ModelSpec | None) -> dict:
-    """What a run would do: files by deployment, how many were read before, how many would be read now.
-
-    A file is read unless it is as it was and the latest run of `model` has dealt with its photo.
-    """
-    sha256 = registry.model_sha256(model) if model and registry.is_here(model) else None
-    run_id = catalog.latest_run_of(sha256) if catalog and sha256 else None
-    tally, known, done, files, size, folders = Tally(), 0, 0, 0, 0, {}
-    for page in pages(scan(cfg.paths), tally):
-        files, size = files + len(page), size + sum(one.bytes for one in page)
-        for root, found in by_root(page):
-            place = place_of(root)
-            for one in found:
-                name = cfg.deployment or place.deployment(one.relative)[0]
-                folders[name] = folders.get(name, 0) + 1
-            source_id = catalog.find_source(place.volume, place.relative) if catalog else None
-            if source_id:
-                rows = catalog.known_files(source_id, [one.relative for one in found])
-                same = [rows[one.relative]["image_id"] for one in found if unchanged(rows.get(one.relative), one)]
-                known += len(same)
-                done += len(same) - len(catalog.undone_images(run_id, same)) if run_id else 0
-    return {
-        "dry_run": True,
-        "files": files,
-        "bytes": size,
-        "known": known,
-        "to_read": files - done,
-        "unreadable": tally.unreadable,
-        "deployments": folders,
-    }
-
-
-# -- the pieces of the chain: scan -> look up -> read -> detect and cut -> write
-
-
-def pages(found: Iterator[Found | Unreadable], tally: Tally) -> Iterator[list[Found]]:
-    """The scan's photos, PAGE at a time; what could not be read goes to the tally."""
-    return batches(photos(found, tally), PAGE)
-
-
-def photos(found: Iterator[Found | Unreadable], tally: Tally) -> Iterator[Found]:
-    """What the scan found that can be read; the rest is noted in the tally."""
-    for one in found:
-        if isinstance(one, Found):
-            yield one
-        else:
-            tally.unreadable.append(f"{display_path(one.path)}: {one.reason}")
-            tally.complete = False
-
-
-def by_root(page: list[Found]) -> Iterator[tuple[Path, list[Found]]]:
-    """A page's photos, root by root."""
-    for root in dict.fromkeys(one.root for one in page):
-        yield root, [one for one in page if one.root == root]
-
-
-def unchanged(row: dict | None, found: Found) -> bool:
-    """Is this file as it was when its bytes were last read?"""
-    return bool(row and row["failure"] is None and (row["bytes"], row["mtime_ns"]) == (found.bytes, found.mtime_ns))
-
-
-def look_up(catalog: Catalog, run_id: int, page: list[Found], tally: Tally, bar: tqdm) -> list[Job]:
-    """The photos of a page that must be read; the others are noted as met."""
-    jobs: list[Job] = []
-    for root, found in by_root(page):
-        if root not in tally.places:
-            tally.places[root] = add_place(catalog, root)
-        place = tally.places[root]
-        tally.stays |= {(place.volume, place.deployment(one.relative)[1]) for one in found}
-        rows = catalog.known_files(place.source_id, [one.relative for one in found])
-        same = {one.relative: rows[one.relative] for one in found if unchanged(rows.get(one.relative), one)}
-        undone = set(catalog.undone_images(run_id, [row["image_id"] for row in same.values()]))
-        done = [row["id"] for row in same.values() if row["image_id"] not in undone]
-        catalog.meet(done)
-        bar.update(len(done))
-        for one in found:
-            row = same.get(one.relative)
-            if row is None or row["image_id"] in undone:
-                jobs.append(Job(one, place, rows.get(one.relative, {}).get("image_id")))
-    return jobs
-
-
-def read_ahead(jobs: Sequence[Job], depth: int) -> Iterator[Job]:
-    """Jobs with their photos read, in order; at most `depth` are in flight."""
-    with ThreadPoolExecutor(max_workers=READERS) as pool:
-        waiting = []
-        for job in jobs:
-            waiting.append(pool.submit(read, job))
-            if len(waiting) == depth:
-                yield waiting.pop(0).result()
-        while waiting:
-            yield waiting.pop(0).result()
-
-
-def read(job: Job) -> Job:
-    """The job with its photo read, or with the reason why its bytes could not be."""
-    try:
-        return replace(job, reading=read_photo(job.found.path))
-    except OSError as error:
-        return replace(job, failure=error.strerror or type(error).__name__)
-
-
-def batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items, the last one shorter; never more than one in memory."""
-    items = iter(items)
-    while batch := list(islice(items, size)):
-        yield batch
-
-
-def write(catalog: Catalog, run_id: int, jobs: list[Job], detector: Detector, cfg: DetectConfig, tally: Tally) -> None:
-    """Detect what is new to the run in a batch, and write all of the batch in one transaction."""
+def write(catalog: Catalog, run_id: int, jobs: list[Job], cfg: DetectConfig, tally: Tally) -> None:
+    """Write a batch in one transaction; what another process wrote meanwhile is not written twice."""
     tally.read += len(jobs)
-    readings = {job.reading.photo.sha256: job.reading for job in jobs if job.reading}
-    images = {sha256: catalog.find_image(sha256) for sha256 in readings}
-    fresh = {
-        sha256: (reading.pixels, images[sha256])
-        for sha256, reading in readings.items()
-        if reading.pixels is not None and (images[sha256] is None or catalog.undone_images(run_id, [images[sha256]]))
-    }
-    found = detect(catalog, detector, fresh, cfg)
     with catalog.transaction():
         for job in jobs:
             if job.failure:
                 tally.unreadable.append(f"{display_path(os.fsencode(job.found.path))}: {job.failure}")
                 note_file(catalog, job, failure=job.failure)
                 continue
-            photo = job.reading.photo
-            known = images[photo.sha256] or catalog.unseen_image(job.image_id)
-            deployment = None if catalog.has_deployment(known) else deployment_of(catalog, job, cfg)
-            image_id = catalog.add_image(photo, deployment, catalog.unseen_image(job.image_id))
-            tally.new += images[photo.sha256] is None
-            images[photo.sha256] = image_id
+            standing = catalog.find_image(job.photo.sha256)
+            unseen = catalog.unseen_image(job.image_id)
+            placed = catalog.has_deployment(standing or unseen)
+            image_id = catalog.add_image(job.photo, None if placed else deployment_of(catalog, job, cfg), unseen)
+            tally.new += standing is None
             note_file(catalog, job, image_id=image_id)
-            if catalog.undone_images(run_id, [image_id]):
-                crops = found.get(photo.sha256, [])
-                for crop, crop_id in zip(crops, catalog.add_crops(run_id, image_id, crops), strict=True):
+            if job.wanted and catalog.undone_images(run_id, [image_id]):
+                for crop, crop_id in zip(job.crops, catalog.add_crops(run_id, image_id, job.crops), strict=True):
                     if crop.detection.category == "person" and crop.detection.confidence >= PERSON:
                         black_out(catalog, crop_id, spare=ONE_BEING, run_id=run_id)
-
-
-def detect(catalog: Catalog, detector: Detector, fresh: dict, cfg: DetectConfig) -> dict:
-    """Crops of `{sha256: (pixels, image id or None)}`, by sha256; who was called a person stays one."""
-    from care_cli.detectors import settle
-
-    crops = {}
-    with enough_memory("--batch"):
-        detections = detector.detect([pixels for pixels, _ in fresh.values()]) if fresh else []
-    for (sha256, (pixels, image_id)), boxes in zip(fresh.items(), detections, strict=True):
-        decided = catalog.decided_people(image_id) if image_id else []
-        people = catalog.people([image_id], PERSON).get(image_id, []) if image_id else []
-        boxes = boxes + [Detection(box, 1.0, "person", "person") for box in decided]
-        crops[sha256] = cut_crops(pixels, settle(boxes), cfg.species, cfg.crop, people)
-    return crops
 
 
 def note_file(catalog: Catalog, job: Job, **outcome) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 
 from care_cli.checkpoints import prepare_torch
 from care_cli.errors import CareError
 
 
 def choose(device: str) -> str:
-    """'cpu', 'cuda' or 'cuda:N' for what --device says; 'auto' is CUDA where there is a card.
+    """'cpu', 'cuda' or 'cuda:N' for what --device says; 'auto' is CUDA where there is a card that torch can use.
 
-    Raises CareError when the device is unknown or absent.
+    Without a card torch is not imported. Raises CareError when the device is unknown or absent.
     """
-    if device == "cpu":
-        return device
+    if device == "cpu" or (device == "auto" and not _driver_sees_a_card()):
+        return "cpu"
     if device != "auto" and not re.fullmatch(r"cuda(:\d+)?", device):
         raise CareError(f"--device is auto, cpu, cuda or cuda:N, but got {device!r}.")
     prepare_torch()
@@ -32,14 +32,22 @@ def choose(device: str) -> str:
     return device
 
 
-@contextmanager
-def enough_memory(option: str) -> Iterator[None]:
-    """CareError, naming the option to lower, when a model runs out of the device's memory inside."""
+def _driver_sees_a_card() -> bool:
+    """Ask NVIDIA's driver, where it is installed, as CUDA itself would: a matter of milliseconds."""
+    if sys.platform == "darwin":
+        return False
+    cards = ctypes.c_int(0)
     try:
-        yield
-    except RuntimeError as error:
-        if "out of memory" not in str(error).lower():
-            raise
-        raise CareError(
-            f"The device's memory does not hold this batch. Lower {option}, or use --device cpu; what was done is kept."
-        ) from error
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        answers = driver.cuInit(0), driver.cuDeviceGetCount(ctypes.byref(cards))
+    except (OSError, AttributeError):
+        return False
+    return answers == (0, 0) and cards.value > 0
+
+
+def precision_like(run: dict, asked: str, device: str) -> str:
+    """The precision that was asked for; for 'auto' that of a run's settings, or float32 where the CPU lacks it."""
+    if asked != "auto":
+        return asked
+    made = run.get("precision", "float32")
+    return "float32" if made == "float16" and device == "cpu" else made

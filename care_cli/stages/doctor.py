@@ -21,6 +21,7 @@ from care_cli.catalog.store import free_name
 from care_cli.errors import CareError
 from care_cli.outputs import refuse_scanned
 from care_cli.scan import parse_path
+from care_cli.stages import gallery
 from care_cli.stages.individuals import conflicts
 from care_cli.thresholds import PERSON
 from care_cli.volumes import volume_of
@@ -67,7 +68,7 @@ def examine(catalog: Catalog, backup: Path | None = None, repair: bool = False) 
             report["backup"] = str(backup)
         if repair:
             report["repaired"] = _repair(catalog)
-        catalog.expunge()
+        gallery.forget(catalog)
         report["counts"] = catalog.counts()
         report["sources"] = [_source(catalog, source) for source in catalog.sources_seen()]
         for check in (_rows, _names, _results, _surroundings, _photos):
@@ -80,14 +81,16 @@ def examine(catalog: Catalog, backup: Path | None = None, repair: bool = False) 
 
 
 def _repair(catalog: Catalog) -> list[str]:
-    """Rebuild names and decided columns from the log, after a backup; what was done, in words."""
+    """Rebuild names and decided columns from the log, after a backup; delete damaged cache; what was done, in words."""
+    done = [f"deleted from the cache: {path.name}" for path in gallery.damaged(catalog, delete=True)]
     wrong = catalog.divergences()
     if not wrong:
-        return []
+        return done
     kept = free_name(catalog.path.with_name(f"{catalog.path.stem}.before-repair{catalog.path.suffix}"))
     catalog.backup(kept)
     catalog.restore()
-    return [f"the catalog as it was is kept as {kept.name}", *(f"rebuilt from the log: {what}" for what in wrong)]
+    done.append(f"the catalog as it was is kept as {kept.name}")
+    return done + [f"rebuilt from the log: {what}" for what in wrong]
 
 
 # -- checks, each a generator of findings
@@ -197,6 +200,14 @@ def _results(catalog: Catalog) -> Iterator[Finding]:
             f"{len(doubtful)} animals are persons in the eyes of another run, and keep their pixels: "
             f"crops {_some(doubtful)}.",
             "Look at them, and say which they are: `care crops set CROP --category person`, or `animal`.",
+        )
+    if broken := gallery.damaged(catalog):
+        yield Finding(
+            ADVICE,
+            "cache",
+            f"{len(broken)} files that `care identify` made for itself are damaged: "
+            f"{_some([path.name for path in broken])}.",
+            "`care doctor --repair` deletes them; they are made anew. Is the disk sound?",
         )
     for run in catalog.unfinished_runs():
         yield Finding(

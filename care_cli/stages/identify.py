@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,15 @@ from tqdm import tqdm
 from care_cli import checkpoints, registry
 from care_cli.decisions import checked_name
 from care_cli.errors import CareError
-from care_cli.images import Reading, read_photo
-from care_cli.matching import SCORES, Candidate, Thresholds, decide, rank
+from care_cli.images import File, Reading, decode, read_file
+from care_cli.matching import SCORES, Candidate, Thresholds, decide
 from care_cli.records import Crop, Detection, ModelSpec, Selection
 from care_cli.scan import Found, display_path, scan
-from care_cli.search import similarities
-from care_cli.stages import detect, index, individuals
+from care_cli.stages import detect, gallery, index, individuals
 from care_cli.stages.cropping import CropSettings, cut_crops
 from care_cli.stages.crops import black_out
+from care_cli.stages.devices import precision_like
+from care_cli.stages.photos import count, found_in, least_side, require_photos
 from care_cli.stages.places import add_place
 from care_cli.thresholds import ONE_BEING, PERSON, SHOWN
 
@@ -83,16 +84,6 @@ class QueryPhoto:
     detected: list[Crop] = field(default_factory=list)  # when its crops are not in the catalog
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """The named animals to compare with; all arrays have G entries."""
-
-    crops: np.ndarray  # int64
-    images: np.ndarray  # int64
-    names: list[str]
-    vectors: np.ndarray  # (G, D) float32
-
-
 class Identifier:
     """Everything that answers: the models of the catalog's runs and its named crops, loaded when needed."""
 
@@ -101,7 +92,7 @@ class Identifier:
         self.cfg = cfg
         self.index_run = self._index_run()
         self.spec = registry.recall(json.loads(self.index_run["spec"]))
-        self.gallery = self._gallery()
+        self.gallery = gallery.open_gallery(catalog, self.index_run["id"], cfg.candidates)
         self.thresholds = self._thresholds()
         active = catalog.latest_run("detect")
         self.active_run = active["id"] if active else None
@@ -117,15 +108,6 @@ class Identifier:
                 return row
         made = f" with {self.cfg.model.name}" if self.cfg.model else ""
         raise CareError(f"There is no finished index{made} in {self.catalog.path}. Run `care index` first.")
-
-    def _gallery(self) -> Gallery:
-        rows = self.catalog.gallery_rows(self.index_run["id"], self.cfg.candidates)
-        stored = self.catalog.embeddings(self.index_run["id"])
-        place = {int(crop): i for i, crop in enumerate(stored.ids)}
-        columns = ("crop", "image")
-        crops, images = (np.array([row[name] for row in rows], np.int64) for name in columns)
-        vectors = stored.vectors[[place[int(crop)] for crop in crops]]
-        return Gallery(crops, images, [row["individual"] for row in rows], vectors)
 
     def _thresholds(self) -> Thresholds | None:
         said = {}
@@ -151,11 +133,17 @@ class Identifier:
     def embedder(self) -> Embedder:
         """The index's model."""
         if self._embedder is None:
-            embedder, _ = index.load(self.spec, self.cfg.device, self.cfg.engine, self.cfg.precision)
-            if json.loads(self.index_run["settings"]) != json.loads(json.dumps(index.settings_of(embedder))):
+            made = json.loads(self.index_run["settings"])
+            precision = precision_like(made, self.cfg.precision, self.cfg.device)
+            embedder, _ = index.load(self.spec, self.cfg.device, self.cfg.engine, precision, self.catalog.notice)
+            if made != json.loads(json.dumps(index.settings_of(embedder))) | {"precision": made["precision"]}:
                 raise CareError("This index was made with other settings of its model. Run `care index` again.")
             self._embedder = embedder
         return self._embedder
+
+    def as_indexed(self) -> bool:
+        """Are the vectors of query photos of the index's own precision?"""
+        return self.embedder.precision == json.loads(self.index_run["settings"])["precision"]
 
     def query_run(self) -> tuple[str, dict, ModelSpec | None]:
         """Command, settings and model of the run to which a query photo's new crops belong.
@@ -185,38 +173,61 @@ class Identifier:
         return SHOWN if own is None else own
 
     @property
+    def decode(self) -> str:
+        """How the active detect run decodes photos."""
+        return self.active.get("decode", "full") if self.active else "reduced"
+
+    @property
+    def least(self) -> int | None:
+        """Px that a query photo's longer side must be decoded with; None: in full."""
+        if self.cfg.whole:
+            return None
+        if self.active and not self.cfg.detector:  # the detector is not needed for photos of the catalog
+            return least_side(self.active["image_size"], self.decode)
+        return least_side(self.detector[0].image_size, self.decode)
+
+    @property
     def detector(self) -> tuple[Detector, dict]:
         """The active detect run's model, else the one that was asked for, and its settings in a run."""
         if self._detector is None:
-            size = None
-            spec = self.cfg.detector
+            size, precision, cfg = None, self.cfg.precision, self.cfg
+            spec = cfg.detector
             if spec is None and self.active:
                 spec = registry.recall(json.loads(self.catalog.latest_run("detect")["spec"]))
                 size = self.active["image_size"]
-            detector = detect.load(spec, self.cfg.device, size, self.cfg.engine, self.cfg.precision)
-            self._detector = detector, detect.settings_of(detector, self.crop)
+                precision = precision_like(self.active, precision, cfg.device)
+            detector = detect.load(spec, cfg.device, size, cfg.engine, precision, self.catalog.notice)
+            self._detector = detector, detect.settings_of(detector, self.crop, self.decode)
         return self._detector
 
-    def look(self, photo: QueryPhoto) -> None:
-        """Fill a photo's queries: from the catalog when it is there, else by detecting and cutting."""
-        if stored := self.stored(photo.image_id):
+    def look(self, photo: QueryPhoto, file: File) -> None:
+        """Fill a photo's facts and queries: from the catalog when it is there, else by detecting and cutting."""
+        photo.image_id = self.catalog.find_image(file.sha256)
+        stored = self.stored(photo.image_id)
+        photo.reading = decode(file, 1)  # its facts, and whether there is anything to see
+        if photo.reading.picture is None:
+            photo.failure = photo.reading.photo.failure
+        elif stored:
             ids = [row.get("crop", row.get("id")) for row in stored]
             pixels = self.catalog.pixels(ids)
             photo.queries = [
                 Query((row["x"], row["y"], row["w"], row["h"]), row["category"], row["species"], id_, pixels.get(id_))
                 for id_, row in zip(ids, stored, strict=True)
             ]
-            return
-        pixels, image = photo.reading.pixels, photo.image_id
+        else:
+            self.detect(photo, decode(file, self.least))
+        photo.reading = Reading(photo.reading.photo, None)  # memory stays flat in the number of photos
+
+    def detect(self, photo: QueryPhoto, reading: Reading) -> None:
+        """Fill the queries of a photo that the catalog has no crops of."""
+        facts, image, photo.reading = reading.photo, photo.image_id, reading
         people = self.catalog.people([image], PERSON).get(image, []) if image else []
         if self.cfg.whole:
-            box = (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))
+            box = (0.0, 0.0, float(facts.width), float(facts.height))
             found = [Detection(box, 1.0, "whole photo", "animal")]
         else:
-            from care_cli.detectors import settle
-
-            found = settle(self.detector[0].detect([pixels])[0])
-        photo.detected = cut_crops(pixels, found, None, self.crop, people)
+            found = found_in(reading, self.detector[0])
+        photo.detected = cut_crops(reading, found, None, self.crop, people)
         photo.queries = [
             Query(crop.detection.box, crop.detection.category, crop.detection.species, jpeg=crop.jpeg)
             for crop in photo.detected
@@ -228,17 +239,13 @@ class Identifier:
         asked = [query for query in photo.queries if query.jpeg is not None]
         if not asked:
             return
-        readable, vectors = index.embed(self.embedder, {i: query.jpeg for i, query in enumerate(asked)})
-        for damaged in set(range(len(asked))) - set(readable):
-            asked[damaged].verdict, asked[damaged].reason = "unsure", "its stored pixels are damaged: `care doctor`"
-        asked = [asked[i] for i in readable]
-        allowed = np.flatnonzero(~np.isin(self.gallery.images, list(self.own_event(photo))))
-        names = [self.gallery.names[i] for i in allowed]
-        cosines = similarities(vectors, self.gallery.vectors[allowed]) if len(allowed) else np.zeros((len(asked), 0))
-        for query, vector, cosine in zip(asked, vectors, cosines, strict=True):
-            ranked = rank(cosine, names, self.cfg.score, self.cfg.m, self.cfg.k) if len(allowed) else []
+        cfg, own = self.cfg, self.catalog.crops_of_images(self.own_event(photo))
+        for query, vector in zip(asked, index.embed(self.embedder, [query.jpeg for query in asked]), strict=True):
             query.vector = vector
-            query.candidates = [replace(one, index=int(allowed[one.index])) for one in ranked[: self.cfg.top]]
+            if vector is None:
+                query.verdict, query.reason = "unsure", "its stored pixels are damaged: `care doctor`"
+                continue
+            query.candidates = self.gallery.search(vector, cfg.top, cfg.score, cfg.m, cfg.k, without=own)
             query.verdict, query.reason = decide(candidates=query.candidates, thresholds=self.thresholds)
 
     def own_event(self, photo: QueryPhoto) -> set[int]:
@@ -258,7 +265,8 @@ def run(catalog: Catalog, cfg: IdentifyConfig) -> tuple[Identifier, list[QueryPh
     """
     if cfg.score not in SCORES:
         raise CareError(f"--score is one of {', '.join(SCORES)}, but got {cfg.score!r}.")
-    total = detect.count(cfg.paths)
+    require_photos(cfg.paths)
+    total = count(cfg.paths)
     if cfg.name is not None:
         _check_name(catalog, cfg.name, cfg.new)
         if total != 1:
@@ -271,16 +279,13 @@ def run(catalog: Catalog, cfg: IdentifyConfig) -> tuple[Identifier, list[QueryPh
             continue
         photo = QueryPhoto(display_path(os.fsencode(found.path)), found)
         try:
-            photo.reading = read_photo(found.path)
+            file = read_file(found.path)
         except OSError as error:
             photo.failure = error.strerror or type(error).__name__
         else:
-            photo.failure = photo.reading.photo.failure if photo.reading.pixels is None else None
+            identifier.look(photo, file)
         if photo.failure is None:
-            photo.image_id = catalog.find_image(photo.reading.photo.sha256)
-            identifier.look(photo)
             identifier.answer(photo)
-            photo.reading = replace(photo.reading, pixels=None)  # memory stays flat in the number of photos
         photos.append(photo)
     return identifier, photos
 
@@ -318,11 +323,11 @@ def confirm(identifier: Identifier, photos: Sequence[QueryPhoto], number: int | 
     }
     with catalog.transaction():
         crop_id = query.crop_id or add_photo(identifier, photo)[chosen]
-        if query.vector is not None:
+        if query.vector is not None and identifier.as_indexed():
             catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None])
         score = best.similarity if best else None
         done = individuals.name(catalog, [crop_id], cfg.name, score=score, evidence=evidence)
-    catalog.expunge()
+    gallery.forget(catalog)
     return {"crop": crop_id, "individual": done["individual"], "decisions": done["decisions"]}
 
 

@@ -16,11 +16,11 @@ from care_cli import geometry
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
 from care_cli.exchange.dataset_table import Dataset, Entry, entries
-from care_cli.images import LARGEST_FILE, Reading, cut_crop, read_bytes, read_photo, steady
+from care_cli.images import Reading, cut_crop, decode, read_file
 from care_cli.records import Crop, Detection, Photo
 from care_cli.scan import Found, display_path
 from care_cli.stages.cropping import SETTINGS
-from care_cli.stages.detect import unchanged
+from care_cli.stages.photos import unchanged
 from care_cli.stages.places import add_place
 from care_cli.thresholds import PERSON
 
@@ -127,13 +127,10 @@ def _read(catalog: Catalog, progress: Progress, batch: Sequence[tuple[Found, lis
 
 def _read_file(found: Found, group: list[Entry]) -> Job:
     try:
-        if found.bytes > LARGEST_FILE:
-            return Job(found, group, reading=read_photo(found.path))
-        with steady(found.path) as file:
-            data = file.read()
+        file = read_file(found.path)
     except OSError as error:
         return Job(found, group, failure=error.strerror or type(error).__name__)
-    return Job(found, group, reading=read_bytes(data), data=data)
+    return Job(found, group, reading=decode(file), data=file.data or b"")
 
 
 # -- writing: one job after the other, in the transaction of its batch
@@ -150,7 +147,7 @@ def _write(catalog: Catalog, dataset: Dataset, progress: Progress, job: Job) -> 
     progress.images.add(image_id)
     if state["state"] == "unreadable":
         progress.failures.append(f"{path}: {state['failure']}")
-    elif job.reading and job.reading.pixels is not None:
+    elif job.reading and job.reading.picture is not None:
         _add_crops(catalog, dataset, progress, job, image_id)
     if job.reading and catalog.undone_images(progress.run_id, [image_id]):
         catalog.add_crops(progress.run_id, image_id, [])
@@ -208,7 +205,7 @@ def cut(reading: Reading, data: bytes, entry: Entry, people: Sequence[geometry.B
     if whole and not people and reading.photo.state == "ok" and _is_kept(data, reading.photo):
         jpeg = data
     else:
-        jpeg = cut_crop(reading.pixels, rect, stored, people)
+        jpeg = cut_crop(reading.picture, rect, stored, people)
     found = Detection(box, 1.0, "imported", "animal", entry.species)
     return Crop(found, rect, jpeg, stored, entry.flank)
 

@@ -1,0 +1,229 @@
+"""Graphs of image models that end in a vector: timm, open_clip, MiewID and our own checkpoints."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from care_cli import checkpoints
+from care_cli.backbones import STEM_VIT, stem_vit
+from care_cli.engines import Network
+from care_cli.errors import CareError
+from care_cli.records import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+
+DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+Built = tuple["torch.nn.Module", dict[str, Any], dict[str, Any]]  # model, settings, preparation
+COSINE = 0.999  # from which two vectors of a crop are the same
+
+
+def load_network(spec: ModelSpec, weights: Path) -> Network:
+    """The graph that `spec` describes, with these weights: crops in, vectors that are not yet of norm 1 out.
+
+    The module maps `(B,S,S,3) uint8` to `(B,dim) float32`; `about` has `dim`, `settings` (what changes results beside
+    the weights) and `preparation` (the fields of `preparation.Preparation`).
+
+    Raises CareError when the weights do not fit, naming what differs; only a classifier's layers may be left over.
+    """
+    checkpoints.prepare_torch()
+    model, settings, preparation = FAMILIES[spec.family](spec, Path(weights))
+    size = preparation["size"]
+    module = _vectors(model, settings["mean"], settings["std"])
+    import torch
+
+    with torch.inference_mode():
+        dim = int(module.float().eval()(torch.zeros((1, size, size, 3), dtype=torch.uint8)).shape[1])
+    about = {"dim": dim, "settings": settings, "preparation": preparation}
+    return Network(module, about, ((size, size), (size, size)), _agree)
+
+
+def build_backbone(architecture: str, **options: Any) -> torch.nn.Module:
+    """An untrained timm model that ends in its pooled features, e.g. of `vit_small_patch16_224`, or our own.
+
+    `options` go to timm (img_size, patch_size, embed_dim, depth, num_heads ...). Raises CareError, with
+    the names that come close, for an architecture that timm does not have.
+    """
+    import timm
+
+    if architecture == STEM_VIT:
+        return stem_vit(**options)
+    try:
+        return timm.create_model(architecture, pretrained=False, num_classes=0, **options)
+    except RuntimeError as error:
+        if timm.is_model(architecture.split(".")[0]):
+            raise CareError(f"timm has no variant {architecture!r}: {error}") from error
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.5)
+        hint = f"close are {', '.join(close)}" if close else "its names are those of timm.list_models()"
+        raise CareError(f"timm has no model {architecture!r}; {hint}") from error
+    except (TypeError, ValueError) as error:
+        raise CareError(f"timm can't build {architecture} with {options}: {error}") from error
+
+
+def save_embedder(model: torch.nn.Module, path: Path, header: dict[str, Any]) -> None:
+    """Write a timm backbone as our checkpoint.
+
+    `header` needs `method`, `architecture` (timm's name), `input_size`, `mean` and `std`; `options` (what
+    `build_backbone` was given), `interpolation`, `crop_pct`, `crop_mode`, class names, training split and
+    metrics are kept.
+    """
+    if missing := {"method", "architecture", "input_size", "mean", "std"} - set(header):
+        raise CareError(f"an embedder's header needs {', '.join(sorted(missing))}")
+    checkpoints.save(path, model.state_dict(), {"task": "embedder", **header})
+
+
+def _timm(spec: ModelSpec, weights: Path) -> Built:
+    model = build_backbone(spec.architecture)
+    _load(model, checkpoints.load_state(weights), weights, head=_classifier(model))
+    return model, *_as_timm_says(model, spec.architecture, _said(spec))
+
+
+def _ours(spec: ModelSpec, weights: Path) -> Built:
+    header = checkpoints.read_header(weights)
+    if header.get("task") != "embedder" or not isinstance(header.get("architecture"), str):
+        raise CareError(f"{weights.name} is not an embedder; its header says {header.get('task', 'nothing')}")
+    model = build_backbone(header["architecture"], **header.get("options", {}))
+    _load(model, checkpoints.load_state(weights), weights)
+    said = {key: header[key] for key in DATA_KEYS if header.get(key) is not None}
+    settings, preparation = _as_timm_says(model, header["architecture"], said)
+    return model, settings | {"method": header.get("method")}, preparation
+
+
+def _miewid(spec: ModelSpec, weights: Path) -> Built:
+    """MiewID: a timm backbone, generalised-mean pooling, batch norm; photos squashed to a square."""
+    import torch
+
+    class MiewID(torch.nn.Module):
+        def __init__(self, backbone: torch.nn.Module):
+            super().__init__()
+            self.backbone = backbone
+            self.power = torch.nn.Parameter(torch.full((1,), 3.0))
+            self.bn = torch.nn.BatchNorm1d(backbone.num_features)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.backbone.forward_features(x).clamp(min=1e-6).pow(self.power)
+            return self.bn(x.mean((2, 3)).pow(1 / self.power))
+
+    model = MiewID(build_backbone(spec.architecture))
+    state = checkpoints.load_state(weights)
+    for name in ("pooling.p", "backbone.global_pool.p"):
+        if name in state:
+            state["power"] = state.pop(name)
+    _load(model, state, weights, head=("final", "backbone.classifier"))
+    said = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"} | _said(spec)
+    return model, *_as_timm_says(model.backbone, spec.architecture, said)
+
+
+def _open_clip(spec: ModelSpec, weights: Path) -> Built:
+    import open_clip
+    from open_clip.transform import PreprocessCfg
+
+    if spec.architecture not in open_clip.list_models():
+        raise CareError(f"open_clip has no model {spec.architecture!r}")
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it warns of random weights; ours come next
+    try:
+        model = open_clip.create_model(spec.architecture, pretrained=None, load_weights=False)
+    finally:
+        logging.disable(before)
+    _load(model, checkpoints.load_state(weights), weights)
+    said = {key: list(value) for key, value in _said(spec).items() if key in ("mean", "std")}
+    preprocess = PreprocessCfg(**{**model.visual.preprocess_cfg, **said})
+    size = preprocess.size if isinstance(preprocess.size, int) else preprocess.size[0]
+    settings = {
+        "architecture": spec.architecture,
+        "input_size": size,
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+        "interpolation": preprocess.interpolation,
+        "crop_mode": preprocess.resize_mode,
+    }
+    preparation = {
+        "size": size,
+        "mode": {"shortest": "center", "longest": "border", "squash": "squash"}[preprocess.resize_mode],
+        "interpolation": "bilinear" if preprocess.interpolation == "bilinear" else "bicubic",
+        "crop_pct": 1.0,
+        "fill": [preprocess.fill_color] * 3,
+    }
+    return model.visual, settings, preparation
+
+
+def _said(spec: ModelSpec) -> dict[str, Any]:
+    """The data configuration that a registry entry states."""
+    return {key: getattr(spec, key) for key in ("input_size", "mean", "std") if getattr(spec, key) is not None}
+
+
+def _as_timm_says(
+    model: torch.nn.Module, architecture: str, said: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings, and the preparation of timm's evaluation, from the model's data configuration; `said` goes first."""
+    from timm.data import resolve_data_config
+
+    said = dict(said)
+    if isinstance(said.get("input_size"), int):
+        said["input_size"] = (3, said["input_size"], said["input_size"])
+    config = resolve_data_config(said, model=model)
+    settings = {key: config[key] for key in DATA_KEYS if key in config}
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    settings |= {"architecture": architecture, "input_size": config["input_size"][-1]}
+    preparation = {
+        "size": config["input_size"][-1],
+        "mode": config["crop_mode"] if config["crop_mode"] in ("squash", "border") else "center",
+        "interpolation": config["interpolation"],
+        "crop_pct": config["crop_pct"] or 0.875,
+        "fill": [round(255 * value) for value in config["mean"]],
+    }
+    return settings, preparation
+
+
+def _vectors(model: torch.nn.Module, mean: list[float], std: list[float]) -> torch.nn.Module:
+    """The model from `(B,S,S,3) uint8` RGB, normalised as torchvision does it."""
+    import torch
+
+    class Vectors(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+            self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+            self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.model((pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std)
+
+    return Vectors()
+
+
+def _agree(expected: np.ndarray, answer: np.ndarray) -> bool:
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(answer, axis=1)
+    return bool(((expected * answer).sum(1) >= COSINE * norms).all())
+
+
+def _classifier(model: torch.nn.Module) -> tuple[str, ...]:
+    """Names of the layers that only classify: absent from a model that ends in its features."""
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _load(model: torch.nn.Module, state: dict[str, torch.Tensor], weights: Path, head: tuple[str, ...] = ()) -> None:
+    """Strict but for the classifier, after timm's own translation of older names."""
+    translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if translate is not None:
+        state = translate(state, model)
+    wanted = model.state_dict()
+    extra = [n for n in state if n not in wanted and not any(n == h or n.startswith(f"{h}.") for h in head)]
+    missing = [n for n in wanted if n not in state and not n.endswith("num_batches_tracked")]
+    shapes = [n for n in wanted if n in state and state[n].shape != wanted[n].shape]
+    for kind, names in (("lack", missing), ("have beside it", extra), ("differ in shape in", shapes)):
+        if names:
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            raise CareError(f"the weights {weights.name} do not fit the model: they {kind} {shown}")
+    model.load_state_dict({n: t for n, t in state.items() if n in wanted}, strict=False)
+
+
+FAMILIES = {"timm": _timm, "open_clip": _open_clip, "miewid": _miewid, "care": _ours}
