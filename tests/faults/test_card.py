@@ -10,9 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from processes import PHOTOS, Care, Process, assert_same, committed, detect, value
+from processes import PHOTOS, Care, Process, assert_same, come_to, committed, detect, value
 
-pytestmark = pytest.mark.usefixtures("faults")
 STOP = "IMG_0009.JPG"  # where the card goes; what was read ahead of it is done
 
 
@@ -44,6 +43,7 @@ def assert_told(process: Process, catalog: Path, reason: str, among: range) -> N
     assert read == PHOTOS - len(found)
 
 
+@pytest.mark.usefixtures("faults")
 def test_the_folder_goes_away(care: Care, card: Path, surveyed: Path, tmp_path: Path) -> None:
     catalog = tmp_path / "care.db"
     away = tmp_path / "in a pocket"
@@ -55,6 +55,7 @@ def test_the_folder_goes_away(care: Care, card: Path, surveyed: Path, tmp_path: 
     assert_same(catalog, surveyed)
 
 
+@pytest.mark.usefixtures("faults")
 def test_permissions_go_away(care: Care, card: Path, surveyed: Path, tmp_path: Path) -> None:
     catalog, folder = tmp_path / "care.db", card / "DCIM" / "100CARE_"
     process = stopped_at(care, catalog, card, lambda: folder.chmod(0), unprivileged=True)
@@ -69,6 +70,7 @@ def test_permissions_go_away(care: Care, card: Path, surveyed: Path, tmp_path: P
     assert_same(catalog, surveyed)
 
 
+@pytest.mark.usefixtures("faults")
 @pytest.mark.parametrize(("word", "start", "among"), [("IMG_0011", 0, (1, 2)), ("IMG_001", 9000, (7, 8))])
 def test_bytes_that_cannot_be_read(
     care: Care, card: Path, surveyed: Path, tmp_path: Path, word: str, start: int, among: tuple[int, int]
@@ -81,6 +83,7 @@ def test_bytes_that_cannot_be_read(
     assert_same(catalog, surveyed)
 
 
+@pytest.mark.usefixtures("faults")
 def test_a_known_photo_that_goes_bad_loses_nothing(care: Care, card: Path, surveyed: Path, tmp_path: Path) -> None:
     catalog = tmp_path / "care.db"
     assert care.run(catalog, *detect(card)).code == 0
@@ -94,6 +97,7 @@ def test_a_known_photo_that_goes_bad_loses_nothing(care: Care, card: Path, surve
     assert_same(catalog, surveyed)
 
 
+@pytest.mark.usefixtures("faults")
 def test_a_photo_that_is_still_being_copied(care: Care, card: Path, surveyed: Path, tmp_path: Path) -> None:
     """Half a photo is no photo: it is read again, and no image of the half stays behind."""
     catalog, photo = tmp_path / "care.db", card / "DCIM" / "100CARE_" / STOP
@@ -113,15 +117,15 @@ def test_a_photo_that_is_still_being_copied(care: Care, card: Path, surveyed: Pa
     assert_same(catalog, surveyed)
 
 
-def test_ctrl_c(care: Care, card: Path, surveyed: Path, tmp_path: Path) -> None:
-    catalog = tmp_path / "care.db"
-    process = care.start(catalog, *detect(card), fault=("stopped", "IMG_0013.JPG", 0))
-    process.stop_comes()
-    process.send(signal.SIGINT)
-    process.send(signal.SIGCONT)
-    assert process.wait() == 130, process.messages
-    assert "Traceback" not in process.messages and "Stopped." in process.messages
-    kept = committed(catalog)
-    assert 0 < kept < PHOTOS - 1
-    assert care.run(catalog, *detect(card)).code == 0
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_hand(care: Care, surveyed: Path, tmp_path: Path, end: signal.Signals) -> None:
+    """Ctrl-C is answered with a word and 130; what was committed stays."""
+    catalog, command = tmp_path / "care.db", detect(surveyed.with_name("FERN001"), 1)
+    process = care.start(catalog, *command)
+    come_to(process, catalog, 3)
+    process.send(end)
+    assert process.wait() == (130 if end == signal.SIGINT else -end), process.messages
+    assert "Traceback" not in process.messages and ("Stopped." in process.messages) == (end == signal.SIGINT)
+    assert 3 <= committed(catalog) < committed(surveyed)
+    assert care.run(catalog, *command).code == 0
     assert_same(catalog, surveyed)
