@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 enum { NOTHING, READS_FAIL, DISK_FULL, KILLED, RECORDED, STOPPED };
@@ -123,6 +124,20 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off_t at) { return put(f
 ssize_t read(int fd, void *data, size_t size) { return get(fd, data, size, -1); }
 ssize_t pread(int fd, void *data, size_t size, off_t at) { return get(fd, data, size, at); }
 ssize_t pread64(int fd, void *data, size_t size, off_t at) { return get(fd, data, size, at); }
+
+ssize_t writev(int fd, const struct iovec *parts, int count)
+{
+    ssize_t written = 0;
+    if (!tag(fd))
+        return syscall(SYS_writev, fd, parts, count);
+    for (int i = 0; i < count; i++) {
+        ssize_t part = put(fd, parts[i].iov_base, parts[i].iov_len, -1);
+        if (part < 0)
+            return written ? written : part;
+        written += part;
+    }
+    return written;
+}
 
 int ftruncate(int fd, off_t size)
 {

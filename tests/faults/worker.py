@@ -26,8 +26,10 @@ DAC_CAPABILITIES = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: root may d
 def warm_up() -> None:
     """Import what commands import, start no thread."""
     import care_cli.cli  # noqa: F401
+    from care_cli.yolo import prepare_ultralytics
 
-    for library in ("torch", "torchvision", "ultralytics.nn.tasks", "timm", "cv2"):
+    prepare_ultralytics()
+    for library in ("torchvision", "ultralytics.nn.tasks", "timm", "openvino"):
         with suppress(ImportError):
             __import__(library)
 
