@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import math
@@ -74,12 +75,15 @@ class Reading:
 
 
 def read_file(path: Path) -> File:
-    """All bytes of a file, in one pass. Raises OSError when they cannot be read."""
+    """All bytes of a file, in one pass. Raises OSError when they cannot be read, or change meanwhile."""
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > LARGEST_FILE:
-            return File(hashlib.file_digest(file, "sha256").hexdigest(), size, None)
+        before = os.fstat(file.fileno())
+        if before.st_size > LARGEST_FILE:
+            return File(hashlib.file_digest(file, "sha256").hexdigest(), before.st_size, None)
         data = file.read()
+        after = os.fstat(file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise OSError(errno.EBUSY, "the file changed while it was read")  # as one that is still being copied
     return as_file(data)
 
 

@@ -79,13 +79,12 @@ def shortlist(
     present = value[np.isfinite(value)]
     last = max(0, len(present) - top)
     eligible = value >= np.partition(present, last)[last] - margin
-    chosen = np.flatnonzero(eligible[individuals])
-    chosen = chosen[similarity[chosen] >= least[individuals[chosen]] - margin]
+    chosen = eligible[individuals]
+    chosen[chosen] = similarity[chosen] >= least[individuals[chosen]] - margin
     if score == "vote":
         last = max(0, len(similarity) - k)
-        voters = np.flatnonzero(similarity >= np.partition(similarity, last)[last] - margin)
-        chosen = np.union1d(chosen, voters)
-    return chosen
+        chosen |= similarity >= np.partition(similarity, last)[last] - margin
+    return np.flatnonzero(chosen)
 
 
 def _means(similarity: np.ndarray, individuals: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:

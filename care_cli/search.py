@@ -15,7 +15,7 @@ import numpy as np
 
 TYPES = {b"f": np.dtype("<f2"), b"i": np.dtype("<i8")}
 HEADER = struct.Struct("<8sIIcdd24s")  # magic, rows, columns, type, length, error, digest of all that follows
-START = 64  # bytes before the values: whole lines of the processor's cache
+LINE = 64  # bytes of a line of the processor's cache: the header, and the steps at which values begin
 MAGIC = b"CAREblk1"
 
 
@@ -38,7 +38,7 @@ def rounded(ids: np.ndarray, vectors: np.ndarray) -> Block:
     finite = np.isfinite(vectors).all(axis=1)
     ids, vectors = ids[finite], vectors[finite]
     half = vectors.astype(np.float16)
-    return Block(ids, half, _longest(vectors), _longest(vectors - half))
+    return Block(ids, half, _longest(vectors), _longest(vectors - half.astype(np.float32)))
 
 
 def _longest(vectors: np.ndarray) -> float:
@@ -49,13 +49,15 @@ def _longest(vectors: np.ndarray) -> float:
 def save(block: Block, path: Path) -> None:
     """Write a block to a file through a temporary one and a rename; OSError when the disk does not take it."""
     kind = block.values.dtype.kind.encode()
-    body = np.ascontiguousarray(block.values, TYPES[kind]).tobytes() + np.ascontiguousarray(block.ids, "<i8").tobytes()
+    ids = np.ascontiguousarray(block.ids, "<i8").tobytes()
+    values = np.ascontiguousarray(block.values, TYPES[kind]).tobytes()
+    body = ids.ljust(_lines(len(ids)), b"\0") + values
     facts = (MAGIC, *block.values.shape, kind, block.length, block.error)
     digest = hashlib.sha256(body).digest()[:24]
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with partial.open("wb") as stream:
-            stream.write(HEADER.pack(*facts, digest).ljust(START, b"\0"))
+            stream.write(HEADER.pack(*facts, digest).ljust(LINE, b"\0"))
             stream.write(body)
         partial.replace(path)
     finally:
@@ -70,16 +72,21 @@ def load(path: Path) -> Block:
     """
     with path.open("rb") as stream:
         bytes_ = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    if len(bytes_) < START:
+    if len(bytes_) < LINE:
         raise ValueError(f"{path} is too short for a block")
     magic, rows, columns, kind, length, error, _ = HEADER.unpack_from(bytes_)
     if magic != MAGIC or kind not in TYPES:
         raise ValueError(f"{path} is no block")
-    size = rows * columns * TYPES[kind].itemsize
-    if len(bytes_) != START + size + 8 * rows:
+    start = LINE + _lines(8 * rows)
+    if len(bytes_) != start + rows * columns * TYPES[kind].itemsize:
         raise ValueError(f"{path} has {len(bytes_)} bytes, not those of a block of {rows} rows")
-    values = np.frombuffer(bytes_, TYPES[kind], rows * columns, START).reshape(rows, columns)
-    return Block(np.frombuffer(bytes_, "<i8", rows, START + size), values, length, error)
+    values = np.frombuffer(bytes_, TYPES[kind], rows * columns, start).reshape(rows, columns)
+    return Block(np.frombuffer(bytes_, "<i8", rows, LINE), values, length, error)
+
+
+def _lines(size: int) -> int:
+    """`size` bytes rounded up to whole lines."""
+    return -(-size // LINE) * LINE
 
 
 def intact(path: Path) -> bool:
@@ -89,7 +96,7 @@ def intact(path: Path) -> bool:
         data = path.read_bytes()
     except (OSError, ValueError):
         return False
-    return hashlib.sha256(data[START:]).digest()[:24] == HEADER.unpack_from(data)[-1]
+    return hashlib.sha256(data[LINE:]).digest()[:24] == HEADER.unpack_from(data)[-1]
 
 
 def scan(query: np.ndarray, blocks: Sequence[Block]) -> tuple[np.ndarray, float]:

@@ -6,11 +6,13 @@ finding is kept in a small note in the cache folder, so that an unchanged file i
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import http.client
 import json
 import os
 import sys
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -19,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from care_cli.errors import CareError
+
+STALLED_S = 30  # a server that sends nothing for so long has gone
+ABANDONED_S = 600  # a partial file that nobody wrote to for so long was left by a process that was killed
 
 Progress = Callable[[str, int, int | None], None]  # file name, bytes so far, bytes in all where known
 
@@ -122,6 +127,14 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+def _clear_abandoned(path: Path) -> None:
+    """Remove what downloads of this file left when they were killed; one that still runs writes all the time."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > ABANDONED_S:
+                part.unlink()
+
+
 def download(
     url: str,
     path: Path,
@@ -137,11 +150,12 @@ def download(
     """
     check_url(url)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    _clear_abandoned(path)
     running = {"SHA-256": hashlib.sha256(), "MD5": _md5()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         opener = urllib.request.build_opener(_SafeRedirects)
-        with opener.open(url, timeout=30) as answer, unfinished.open("wb") as stream:
+        with opener.open(url, timeout=STALLED_S) as answer, unfinished.open("wb") as stream:
             total = int(answer.headers.get("Content-Length") or 0) or None
             done = 0
             while block := answer.read(1 << 20):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from PIL import Image
 
 from care_cli import checkpoints, embedders, encoders, registry
 from care_cli.errors import CareError
+from care_cli.evaluation.metrics import leave_one_out
+from care_cli.preparation import Preparation
 from care_cli.records import ModelSpec
 
 TINY = {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -229,6 +232,104 @@ def test_miewid_pools_by_generalised_mean_and_batch_norm(tmp_path, engine):
     scaled = (pooled - norm["bn.running_mean"]) / np.sqrt(norm["bn.running_var"] + 1e-5)
     np.testing.assert_allclose(embedder.embed(batch), unit(scaled * norm["bn.weight"] + norm["bn.bias"]), atol=1e-5)
     assert (embedder.settings["input_size"], embedder.settings["crop_mode"]) == (96, "squash")
+
+
+# Preparation, against timm's and open_clip's own transforms
+
+ODD = [(1, 1), (7, 300), (301, 5), (64, 64), (65, 63), (223, 225), (640, 427), (97, 96), (40, 41)]
+
+
+def odd_pictures() -> list[Image.Image]:
+    random = np.random.default_rng(8)
+    return [Image.fromarray(random.integers(0, 256, (h, w, 3), np.uint8)) for w, h in ODD]
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875, 0.95, 0.9])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_preparation_equals_timm(mode, crop_pct, interpolation):
+    from timm.data import create_transform
+
+    mean = (0.485, 0.456, 0.406)
+    ours = Preparation(96, mode, interpolation, crop_pct, fill=tuple(round(255 * value) for value in mean))
+    theirs = create_transform(
+        (3, 96, 96), interpolation=interpolation, crop_pct=crop_pct, crop_mode=mode, mean=mean, normalize=False
+    )
+    for picture in odd_pictures():
+        if mode == "border" and min(picture.size) * 96 / max(picture.size) < 2:
+            continue  # timm asks Pillow for a side of nothing
+        expected = np.asarray(theirs(picture)).transpose(1, 2, 0)
+        np.testing.assert_array_equal(ours(picture), expected)
+
+
+@pytest.mark.parametrize(("resize", "mode"), [("shortest", "center"), ("longest", "border"), ("squash", "squash")])
+@pytest.mark.parametrize("size", [48, 97])
+def test_preparation_equals_open_clip(resize, mode, size):
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    config = PreprocessCfg(size=size, resize_mode=resize, mean=(0, 0, 0), std=(1, 1, 1), fill_color=9)
+    theirs = image_transform_v2(config, is_train=False)
+    ours = Preparation(size, mode, "bicubic", 1.0, fill=(9, 9, 9))
+    for picture in odd_pictures():
+        if resize == "longest" and min(picture.size) * size / max(picture.size) < 2:
+            continue  # a side of nothing
+        expected = np.rint(theirs(picture).numpy().transpose(1, 2, 0) * 255).astype(np.uint8)
+        np.testing.assert_array_equal(ours(picture), expected)
+
+
+# Precision
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@pytest.mark.parametrize("family", ["demo", "mobilenetv2_100", "tiny_vit_5m_224"])
+def test_engines_and_precisions_agree(request, family, engine):
+    if family == "demo":
+        spec = registry.find("demo-embedder")
+    else:
+        weights = request.getfixturevalue("shared") / "weights" / f"timm_{family}_fp16.safetensors"
+        spec = registry.find(f"timm:{family}", weights=weights)
+    exact = embedders.load_embedder(spec, registry.fetch(spec), engine="torch")
+    random = np.random.default_rng(3)
+    pictures = [Image.fromarray(random.integers(0, 256, (9, 7, 3), np.uint8)).resize((300, 200)) for _ in range(6)]
+    batch = np.stack([exact.transform(picture) for picture in pictures])
+    expected = exact.embed(batch)
+    for precision, least in (("float32", 0.99999), ("bfloat16", 0.97)):
+        try:
+            embedder = embedders.load_embedder(spec, registry.fetch(spec), engine=engine, precision=precision)
+        except CareError as error:
+            pytest.skip(str(error))
+        cosines = (embedder.embed(batch) * expected).sum(1)
+        assert cosines.min() >= least and (embedder.engine, embedder.precision) == (engine, precision)
+        np.testing.assert_allclose(np.linalg.norm(embedder.embed(batch), axis=1), 1, atol=1e-6)
+        again = embedders.load_embedder(spec, registry.fetch(spec), engine=engine, precision=precision)
+        assert again.settings == embedder.settings == exact.settings and again.dim == exact.dim
+        assert again.embed(batch[:0]).shape == (0, exact.dim)
+        print(f"{family}, {engine}, {precision}: cosine {cosines.min():.6f} at least")
+
+
+@pytest.mark.slow
+def test_what_bfloat16_costs_on_lions(shared):
+    """The animals' nearest neighbours, with the engines and precisions of the CPU."""
+    folder = shared / "data/reid/lion_data"
+    with (folder / "metadata.csv").open(encoding="utf-8") as table:
+        rows = [row for row in csv.DictReader(table) if row["original_split"] == "val"]
+    names = [row["identity"] for row in rows]
+    spec = registry.find("timm:mobilenetv2_100", weights=shared / "weights/timm_mobilenetv2_100_fp16.safetensors")
+    first, batch, found = None, None, {}
+    for engine, precision in (("torch", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")):
+        try:
+            embedder = embedders.load_embedder(spec, registry.fetch(spec), engine=engine, precision=precision)
+        except CareError:
+            continue  # this processor has no bfloat16
+        if batch is None:
+            batch = np.stack([embedder.transform(Image.open(folder / row["path"])) for row in rows])
+        vectors = np.concatenate([embedder.embed(batch[i : i + 16]) for i in range(0, len(batch), 16)])
+        first = vectors if first is None else first
+        top1 = leave_one_out(vectors, names)["top1"]
+        found[engine, precision] = top1
+        print(f"lions, {engine} {precision}: top-1 {top1:.4f}, cosine {(vectors * first).sum(1).min():.5f} at least")
+    assert abs(found["openvino", "float32"] - found["torch", "float32"]) <= 1.5 / len(names)
+    assert found.get(("openvino", "bfloat16"), 1) >= found["torch", "float32"] - 0.05
 
 
 @pytest.mark.parametrize("name", [n for n, s in registry.shipped().items() if s.family == "timm"])

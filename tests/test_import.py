@@ -78,6 +78,7 @@ def test_folders_are_names_and_a_second_run_adds_nothing(catalog, tmp_path):
     second = run(catalog, Dataset(data, species="lion"))
     assert (second["new"], second["known"], second["crops"], second["run"]) == (0, 5, 5, first["run"])
     assert contents(catalog) == before and catalog.divergences() == []
+    assert catalog.rows("SELECT path FROM image_files WHERE gone_at IS NOT NULL") == []
 
 
 def test_a_set_that_grows_or_moves_adds_only_what_is_new(catalog, tmp_path):

@@ -83,7 +83,7 @@ def test_damage_is_seen(tmp_path):
     path = tmp_path / "a.block"
     search.save(search.rounded(np.arange(9), unit(np.random.default_rng(0), 9, 16)), path)
     whole = path.read_bytes()
-    for place in (search.START, search.START + 9 * 16 * 2 - 1, len(whole) - 1, 40):
+    for place in (search.LINE, search.LINE + 9 * 8, len(whole) - 9, len(whole) - 1, 40):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         assert not search.intact(path), place
     for broken in (b"", whole[:20], whole[:-1], whole + b"\0", b"something else" * 50):

@@ -5,6 +5,7 @@ One file per group of commands; nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -24,6 +25,7 @@ from care_cli.errors import CareError
 from care_cli.scan import display_path
 
 ORDER = ("detect", "index", "identify", "images", "crops", "individuals", "export", "import", "models", "doctor")
+DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class Commands(TyperGroup):
@@ -43,7 +45,10 @@ class Commands(TyperGroup):
 
 @contextmanager
 def quiet_end() -> Iterator[None]:
-    """Turn Ctrl-C into exit code 130 and a word, and a reader that left (`care crops | head`) into 0."""
+    """Turn Ctrl-C into exit code 130 and a word, and a reader that left (`care crops | head`) into 0.
+
+    Raises CareError when a disk did not take what was printed or written.
+    """
     try:
         try:
             yield
@@ -53,8 +58,22 @@ def quiet_end() -> Iterator[None]:
         message("Stopped. What was done is kept; the same command goes on.")
         raise typer.Exit(130) from None
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         raise typer.Exit(0) from None
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        _silence_stdout()
+        where = f" to {error.filename}" if error.filename else ""
+        raise CareError(
+            f"Not all could be written{where}: {error.strerror}. Make room, then give the same command again; what "
+            "was committed to the catalog is kept."
+        ) from error
+
+
+def _silence_stdout() -> None:
+    """Let what is still to be printed go nowhere, where nobody reads it or no disk takes it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(

@@ -63,8 +63,9 @@ class Gallery:
         exact = self._exact(query, chosen)
         if np.any(np.abs(exact - cosines[chosen]) > error):  # a damaged file
             chosen, exact = rows, self._exact(query, rows)
-        names = self.catalog.names_of_individuals(np.unique(self.individuals[chosen]))
-        there = np.isfinite(exact) & np.isin(self.individuals[chosen], list(names))  # another process may delete
+        owners = self.individuals[chosen].tolist()
+        names = self.catalog.names_of_individuals(set(owners))
+        there = np.isfinite(exact) & np.array([one in names for one in owners], bool)  # unless deleted meanwhile
         chosen, exact = chosen[there], exact[there]
         ranked = rank(exact, [names[one] for one in self.individuals[chosen].tolist()], score, m, k)
         return [replace(one, index=int(chosen[one.index])) for one in ranked[:top]]

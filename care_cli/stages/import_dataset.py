@@ -16,7 +16,7 @@ from care_cli import geometry
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
 from care_cli.exchange.dataset_table import Dataset, Entry, entries
-from care_cli.images import LARGEST_FILE, Reading, cut_crop, read_bytes, read_photo
+from care_cli.images import Reading, cut_crop, decode, read_file
 from care_cli.records import Crop, Detection, Photo
 from care_cli.scan import Found, display_path
 from care_cli.stages.cropping import SETTINGS
@@ -119,6 +119,7 @@ def _read(catalog: Catalog, progress: Progress, batch: Sequence[tuple[Found, lis
     for found, group in batch:
         row = rows.get(found.relative)
         if unchanged(row, found) and row["image_id"] not in undone:
+            catalog.meet([row["id"]])
             yield Job(found, group, image_id=row["image_id"])
         else:
             yield _read_file(found, group)
@@ -126,12 +127,10 @@ def _read(catalog: Catalog, progress: Progress, batch: Sequence[tuple[Found, lis
 
 def _read_file(found: Found, group: list[Entry]) -> Job:
     try:
-        if found.bytes > LARGEST_FILE:
-            return Job(found, group, reading=read_photo(found.path))
-        data = found.path.read_bytes()
+        file = read_file(found.path)
     except OSError as error:
         return Job(found, group, failure=error.strerror or type(error).__name__)
-    return Job(found, group, reading=read_bytes(data), data=data)
+    return Job(found, group, reading=decode(file), data=file.data or b"")
 
 
 # -- writing: one job after the other, in the transaction of its batch
