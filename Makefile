@@ -28,8 +28,12 @@ test: $(READY) lint
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
-bench: $(READY)
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/peers/ready
+	$(BIN)/python -m benchmarks --store
+
+$(VENV)/peers/ready: benchmarks/requirements.txt $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/peers -r benchmarks/requirements.txt
+	touch $(VENV)/peers/ready
 
 demo-models: $(READY)
 	$(BIN)/python -m demo.train_models

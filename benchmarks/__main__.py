@@ -1,140 +1,101 @@
-"""`make bench`: each row measured in one run on one machine, ours beside the peer, printed as a ratio.
+"""`make bench`: every row measured in one run on one machine, ours beside the peer, printed as a ratio.
 
-    python -m benchmarks [--weights FILE.pt] [--photos FOLDER]
+    python -m benchmarks [FAMILY ...] [--weights FILE.pt] [--photos FOLDER] [--count N] [--vectors N] [--million]
 
-Without weights of your own the rows that need Ultralytics' command line are left out, and said so: it reads
-`.pt` files only, and none is shipped here.
+Families: start, rescan, detect, index, search, all_pairs, growth. A row whose peer or hardware is absent is left
+out, and said so. With --store the rows are kept in results.jsonl and the tables of BENCHMARKS.md made anew.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import datetime
+import importlib
 import os
-import platform
-import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from scenes.seeds import TEST
-from scenes.survey import make_survey
+from benchmarks import report
+from benchmarks.bench import Bench
+from benchmarks.machine import commit, machine
+from benchmarks.processes import LeftOut
+from benchmarks.report import Measured, Row
 
-RESCAN_FILES = 20_000
-RESCAN_TARGET = 50_000  # files a second
-HELP_TARGET = 0.25  # seconds
+FAMILIES = ("start", "rescan", "detect", "index", "search", "all_pairs", "growth")
+HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
     """Print every row with both figures, the machine and the commit."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--weights", type=Path, help="a YOLO .pt file, for the rows against `yolo predict`")
-    parser.add_argument("--photos", type=Path, help="a folder of photos; default: 48 rendered at 12 megapixels")
-    given = parser.parse_args()
-    print(f"{machine()}, commit {commit()}\n")
-    with tempfile.TemporaryDirectory() as work:
-        help_speed()
-        rescan(Path(work))
-        if given.weights is None:
-            print("detect against `yolo predict`: left out, give --weights FILE.pt")
-        else:
-            detect(Path(work), given.photos or rendered(Path(work)), given.weights.resolve())
+    given = arguments()
+    print(f"{machine()}; commit {commit()}\n", flush=True)
+    with tempfile.TemporaryDirectory(prefix="care-bench-") as work:
+        bench = Bench(Path(work), given.weights, given.photos, given.count, given.vectors, given.million)
+        os.environ.update(bench.env)  # for what is measured in this process
+        rows = list(measure(bench, given.family or FAMILIES))
+    if given.store:
+        results = HERE / "results.jsonl"
+        kept = report.merge(report.load(results), rows)
+        kept.sort(key=lambda one: FAMILIES.index(one.family))
+        report.save(results, kept)
+        report.rewrite(HERE.parent / "BENCHMARKS.md", kept)
 
 
-def machine() -> str:
-    """Processor, cores and Python."""
-    return f"{platform.machine()} ({os.cpu_count()} cores), {platform.system()}, Python {platform.python_version()}"
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("family", nargs="*", type=_family, help="what to measure; default: all")
+    parser.add_argument("--weights", type=_file, help="a YOLO .pt file; default: the demo detector as one")
+    parser.add_argument("--photos", type=_folder, help="a folder of photos to measure beside the rendered ones")
+    parser.add_argument("--count", type=int, default=48, help="photos rendered at 12 megapixels; 0: none")
+    parser.add_argument("--vectors", type=int, default=1_000_000, help="in the gallery that is searched")
+    parser.add_argument("--million", action="store_true", help="growth up to a million catalog rows")
+    parser.add_argument("--store", action="store_true", help="keep the rows and rewrite BENCHMARKS.md")
+    return parser.parse_args()
 
 
-def commit() -> str:
-    """The commit that is measured; '+' when the tree differs from it."""
-    ask = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+def measure(bench: Bench, families: tuple[str, ...]) -> Iterator[Measured]:
+    """The rows of the families, each printed when it is there."""
+    day = datetime.datetime.now(datetime.UTC).date().isoformat()
+    for family in families:
+        for part in importlib.import_module(f"benchmarks.{family}").parts(bench):
+            for row in until_left_out(family, part):
+                print(line(row), flush=True)
+                yield Measured(family, machine(), commit(), day, row)
 
 
-def timed(command: list[str], accept: tuple[int, ...] = (0,)) -> float:
-    """Seconds that a command takes, start-up included."""
-    started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"YOLO_OFFLINE": "1"})
-    seconds = time.perf_counter() - started
-    if done.returncode not in accept:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return seconds
+def until_left_out(family: str, part: Callable[[], Iterable[Row]]) -> Iterator[Row]:
+    """The rows of one measurement; where it cannot go on, a last one says why."""
+    try:
+        yield from part()
+    except LeftOut as reason:
+        yield Row(family, note=str(reason))
 
 
-def care(*arguments: object) -> list[str]:
-    """A `care` command on the CPU."""
-    return [sys.executable, "-m", "care_cli", "--device", "cpu", "-q", *map(str, arguments)]
+def line(row: Row) -> str:
+    """A row as it is printed."""
+    what, precision, ours, peer, ratio, target, note = row.cells()
+    figures = ", ".join(part for part in (precision, ours, f"against {peer}" if peer else "", ratio) if part)
+    return f"{what}: {figures}" + (f" (target {target})" if target else "") + (f"\n    {note}" if note else "")
 
 
-def help_speed() -> None:
-    """The start of the program, best of five."""
-    best = min(timed(care("--help")) for _ in range(5))
-    print(f"care --help: {best:.3f} s (target under {HELP_TARGET} s)")
+def _family(text: str) -> str:
+    if text not in FAMILIES:
+        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(FAMILIES)}")
+    return text
 
 
-def rescan(work: Path) -> None:
-    """A card that was seen before, nothing new: empty files stand for photos, each an image of its own."""
-    from care_cli.catalog import Catalog
-    from care_cli.records import Photo
-    from care_cli.scan import Found, display_path, scan
-    from care_cli.stages.detect import Tally, look_up, pages
-    from care_cli.stages.places import add_place
-
-    card = work / "card"
-    for i in range(RESCAN_FILES):
-        folder = card / f"{100 + i // 1000}CARE_"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"IMG_{i % 1000:04}.JPG").touch()
-    with Catalog(work / "rescan.db", create=True) as catalog:
-        run_id = catalog.begin_run("detect", {})
-        tally = Tally()
-        with catalog.transaction():
-            source = add_place(catalog, card).source_id
-            for found in scan([card]):
-                assert isinstance(found, Found)
-                image = catalog.add_image(Photo(hashlib.sha256(found.relative).hexdigest()), None)
-                catalog.add_crops(run_id, image, [])
-                path = display_path(found.relative)
-                catalog.add_file(source, found.relative, path, found.bytes, found.mtime_ns, image_id=image)
-        started = time.perf_counter()
-        catalog.begin_meeting()
-        left = sum(len(look_up(catalog, run_id, page, tally, Silent())) for page in pages(scan([card]), tally))
-        catalog.finish_meeting(source, whole=True)
-        seconds = time.perf_counter() - started
-    assert left == 0
-    print(f"rescan: {RESCAN_FILES / seconds:,.0f} files a second (target {RESCAN_TARGET:,})")
+def _file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return Path(text).resolve()
 
 
-class Silent:
-    """A progress bar that shows nothing."""
-
-    def update(self, n: int) -> None:
-        """Nothing to show."""
-
-
-def rendered(work: Path) -> Path:
-    """48 rendered photos of 12 megapixels."""
-    make_survey(work / "scenes", seed=TEST[400], individuals=12, photos_per_individual=4, size=(4000, 3000))
-    return work / "scenes"
-
-
-def detect(work: Path, photos: Path, weights: Path) -> None:
-    """Photos a second, start-up included: `care detect` with hashing, crops and catalog against `yolo predict`."""
-    count = sum(path.suffix.lower() in (".jpg", ".jpeg") for path in photos.rglob("*"))
-    ours = timed(care("--catalog", work / "bench.db", "detect", photos, "--model", weights), accept=(0, 1))
-    flat = work / "flat"
-    flat.mkdir()
-    for i, path in enumerate(sorted(one for one in photos.rglob("*") if one.suffix.lower() in (".jpg", ".jpeg"))):
-        (flat / f"{i:06}.jpg").symlink_to(path.resolve())
-    yolo = [str(Path(sys.executable).with_name("yolo")), "predict", f"model={weights}", f"source={flat}", "imgsz=640",
-            "save=False", "save_txt=True", "save_conf=True", "device=cpu", f"project={work / 'yolo'}"]  # fmt: skip
-    theirs = timed(yolo)
-    print(
-        f"detect, CPU, float32, {count} photos: {count / ours:.2f} a second, yolo predict {count / theirs:.2f}: "
-        f"{theirs / ours:.2f} times (target 3)"
-    )
+def _folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return Path(text).resolve()
 
 
 if __name__ == "__main__":

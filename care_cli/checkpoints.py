@@ -21,16 +21,19 @@ import pickle
 import struct
 import threading
 import types
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from care_cli.errors import CareError
+from care_cli.headers import check_labels, check_values
 
 if TYPE_CHECKING:
     import torch
 
 HEADER_LIMIT = 100 * 2**20  # bytes, the format's own bound
+LARGEST_STRIDE = 1024  # px
 PATHS = {f"pathlib{part}.{kind}Path" for part in ("", "._local") for kind in ("Posix", "Windows")}
 LAYERS = ("torch.nn.modules", "ultralytics.nn.modules", "ultralytics.nn.tasks")
 LOSSES = ("ultralytics.utils.loss", "ultralytics.utils.tal")  # left behind by training, dropped on reading
@@ -70,6 +73,7 @@ def read_header(path: Path) -> dict[str, Any]:
         raise CareError(f"{path} is not a safetensors file: its header can't be read") from error
     if not isinstance(care, dict):
         raise CareError(f"{path}: expected an object under 'care' in the header, got {type(care).__name__}")
+    check_values(str(path), care)
     return care
 
 
@@ -98,13 +102,35 @@ def save(path: Path, state: dict[str, Any], header: dict[str, Any]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def build(path: Path, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """The network that `make` makes for the weights in a file.
+
+    It is planned without memory first, so that a header cannot ask for more than the machine has. Raises
+    CareError when the network has more numbers than the file has bytes, and when it cannot be made.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            numbers = sum(parameter.numel() for parameter in make().parameters())
+        if numbers > path.stat().st_size:
+            raise CareError(
+                f"{path} is not what its header says: a network of {numbers:,} numbers does not fit into "
+                f"{path.stat().st_size:,} bytes"
+            )
+        return make()
+    except CareError:
+        raise
+    except Exception as error:  # networks check what they are given with whatever exception
+        raise CareError(f"{path} describes a network that cannot be made: {_reason(error)}") from error
+
+
 def load_state(path: Path) -> dict[str, Any]:
     """Tensors by name from `.safetensors` or from a torch file that holds nothing but tensors.
 
     Floating point comes back as float32. Raises CareError for anything else; no pickle is executed.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(path)
@@ -112,8 +138,11 @@ def load_state(path: Path) -> dict[str, Any]:
         if path.suffix.lower() == ".safetensors":
             state = load_file(path)
         else:
+            _check_archive(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+    except CareError:
+        raise
+    except Exception as error:  # a hostile pickle fails in whatever way its instructions do
         raise CareError(
             f"{path} can't be read as weights: {_reason(error)}. Expected .safetensors or a file of plain tensors."
         ) from error
@@ -122,11 +151,9 @@ def load_state(path: Path) -> dict[str, Any]:
             state = state[key]
     if not isinstance(state, dict) or not any(isinstance(t, torch.Tensor) for t in state.values()):
         raise CareError(f"{path} holds no weights by name; expected a state dict")
-    return {
-        name.removeprefix("module."): t.float() if t.is_floating_point() else t
-        for name, t in state.items()
-        if isinstance(t, torch.Tensor)
-    }
+    tensors = {name: t for name, t in state.items() if isinstance(name, str) and isinstance(t, torch.Tensor)}
+    _check_tensors(path, tensors.values())
+    return {name.removeprefix("module."): t.float() if t.is_floating_point() else t for name, t in tensors.items()}
 
 
 def load_ultralytics(path: Path) -> torch.nn.Module:
@@ -138,20 +165,59 @@ def load_ultralytics(path: Path) -> torch.nn.Module:
     import torch
 
     try:
+        _check_archive(path)
         with _own_allow_list():
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
             torch.serialization.add_safe_globals([(_allowed(name), name) for name in names])
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return _network(path, checkpoint)
     except _Refused as error:
         raise CareError(
             f"{path} is refused: {error}. Expected detection weights as Ultralytics publishes or trains them."
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except CareError:
+        raise
+    except Exception as error:  # a hostile pickle fails in whatever way its instructions do
         raise CareError(f"{path} is not an Ultralytics checkpoint: {_reason(error)}") from error
+
+
+def _network(path: Path, checkpoint: Any) -> torch.nn.Module:
+    """The network in what was unpickled. CareError when there is none, or one that claims what no detector has."""
+    from ultralytics.nn.tasks import BaseModel
+
     model = (checkpoint.get("ema") or checkpoint.get("model")) if isinstance(checkpoint, dict) else None
-    if not isinstance(model, torch.nn.Module):
-        raise CareError(f"{path} holds no network; expected Ultralytics detection weights")
+    if not isinstance(model, BaseModel):
+        raise CareError(f"{path} holds no network of Ultralytics; expected its detection weights")
+    _check_tensors(path, model.state_dict().values())
+    _check_description(path, model)
     return _restore(model)
+
+
+def _check_description(path: Path, model: torch.nn.Module) -> None:
+    """CareError when what the network says about itself is no detector's."""
+    names, stride = getattr(model, "names", {}), getattr(model, "stride", None)
+    if not isinstance(names, dict):
+        raise CareError(f"{path}: the names of classes must be a table, got {type(names).__name__}")
+    check_labels(str(path), names.values())
+    if stride is not None and not 1 <= float(stride.max()) <= LARGEST_STRIDE:
+        raise CareError(f"{path}: a stride of {float(stride.max()):g} px is none that a detector has")
+
+
+def _check_archive(path: Path) -> None:
+    """CareError for a zip file that would unpack to more than it is; torch packs nothing."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise CareError(f"{path} is refused: its {path.stat().st_size:,} bytes unpack to {unpacked:,}")
+
+
+def _check_tensors(path: Path, tensors: Iterable[torch.Tensor]) -> None:
+    """CareError for tensors that claim more numbers than the file has bytes."""
+    numbers = sum(tensor.numel() for tensor in tensors)
+    if numbers > path.stat().st_size:
+        raise CareError(f"{path} is refused: its {path.stat().st_size:,} bytes claim {numbers:,} numbers")
 
 
 class _Refused(Exception):

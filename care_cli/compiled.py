@@ -75,9 +75,7 @@ def write(name: str, about: dict[str, Any], save: Callable[[Path], None] | None,
         digests = {path.name: file_sha256(path) for path in sorted(unfinished.iterdir())}
         note = {"about": about, "sha256": digests, "reason": reason}
         (unfinished / "about.json").write_text(json.dumps(note, indent=1), encoding="utf-8")
-        if read(name) is None:
-            shutil.rmtree(place, ignore_errors=True)
-            unfinished.rename(place)
+        _move(unfinished, place)
     except (OSError, RuntimeError):  # a cache that can't be written costs a conversion each time, no more
         return None
     finally:
@@ -88,6 +86,16 @@ def write(name: str, about: dict[str, Any], save: Callable[[Path], None] | None,
 def drop(name: str) -> None:
     """Forget what is kept under `name`."""
     shutil.rmtree(_folder() / name, ignore_errors=True)
+
+
+def _move(unfinished: Path, place: Path) -> None:
+    """Rename, unless what another process made is there already; what is damaged makes room."""
+    try:
+        unfinished.rename(place)
+    except OSError:
+        if read(place.name) is None:
+            shutil.rmtree(place, ignore_errors=True)
+            unfinished.rename(place)
 
 
 def _folder() -> Path:

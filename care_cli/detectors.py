@@ -61,6 +61,9 @@ class Detector:
             "most": MOST,
             "classes": spec.classes,
         }
+        import cv2
+
+        cv2.setNumThreads(1)  # photos are letterboxed by many threads at a time
         engine.plan(self.image_size, self.image_size)
         self.engine, self.device, self.precision = engine.name, engine.device, engine.precision
         self.workers, self.batch = engine.workers, engine.batch

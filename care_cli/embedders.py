@@ -41,6 +41,8 @@ class Embedder:
 
     def embed(self, batch: np.ndarray) -> np.ndarray:
         """Vectors `(B,dim) float32` of L2 norm 1 for transformed crops `(B,S,S,3) uint8`."""
+        if not len(batch):
+            return np.zeros((0, self.dim), np.float32)
         vectors = self._engine(batch)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 import sys
 from pathlib import Path
@@ -88,7 +89,8 @@ def _ours(spec: ModelSpec, weights: Path) -> Built:
     header = checkpoints.read_header(weights)
     if header.get("task") != "embedder" or not isinstance(header.get("architecture"), str):
         raise CareError(f"{weights.name} is not an embedder; its header says {header.get('task', 'nothing')}")
-    model = build_backbone(header["architecture"], **header.get("options", {}))
+    options = header.get("options") or {}
+    model = checkpoints.build(weights, functools.partial(build_backbone, header["architecture"], **options))
     _load(model, checkpoints.load_state(weights), weights)
     said = {key: header[key] for key in DATA_KEYS if header.get(key) is not None}
     settings, preparation = _as_timm_says(model, header["architecture"], said)
@@ -214,7 +216,10 @@ def _load(model: torch.nn.Module, state: dict[str, torch.Tensor], weights: Path,
     """Strict but for the classifier, after timm's own translation of older names."""
     translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if translate is not None:
-        state = translate(state, model)
+        try:
+            state = translate(state, model)
+        except Exception as error:  # it reshapes tensors by what the model says of itself
+            raise CareError(f"the weights {weights.name} do not fit the model: {error}") from error
     wanted = model.state_dict()
     extra = [n for n in state if n not in wanted and not any(n == h or n.startswith(f"{h}.") for h in head)]
     missing = [n for n in wanted if n not in state and not n.endswith("num_batches_tracked")]

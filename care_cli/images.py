@@ -330,6 +330,17 @@ def decode_jpeg(data: bytes) -> Image.Image:
             ) from error
 
 
+def picture_size(data: bytes) -> tuple[int, int] | None:
+    """Upright width and height in px of a stored crop, without decoding it; None when it is no whole picture."""
+    whole = data.rstrip(b"\0").endswith((b"\xff\xd9", b"IEND\xaeB`\x82")) or not data.startswith(
+        (b"\xff\xd8", b"\x89PNG")
+    )
+    with _quiet(), suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        turned = read_exif(image).orientation >= 5
+        return (image.size[::-1] if turned else image.size) if whole else None
+    return None
+
+
 def _cut_reason(error: Exception) -> str:
     return "the file is cut off" if "truncated" in str(error).lower() else "the file is damaged"
 

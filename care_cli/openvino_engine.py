@@ -134,7 +134,10 @@ def load(identity: dict[str, Any], build: Callable[[], Network], precision: str,
         compiled.write(name, network.about, None, reason=str(error))
         return Loaded(None, network.about, network, str(error))
     place = compiled.write(name, network.about, functools.partial(_save, model))
-    return Loaded(OpenVINOEngine(place or model, precision), network.about)
+    try:
+        return Loaded(OpenVINOEngine(place or model, precision), network.about)
+    except RuntimeError:  # another process has just removed it as damaged, to put its own there
+        return Loaded(OpenVINOEngine(model, precision), network.about)
 
 
 class Unfit(Exception):
@@ -162,6 +165,8 @@ def convert(network: Network) -> openvino.Model:
             probe = _pattern(2, *second)
             expected = module(torch.from_numpy(probe)).numpy()
         answer = OpenVINOEngine(model, "float32")._run(probe, len(probe))
+    except MemoryError:
+        raise
     except Exception as error:  # whatever the converter stumbles over, torch still runs the network
         raise Unfit(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1][:200]}") from error
     if answer.shape != expected.shape or not network.agrees(expected, answer):

@@ -21,7 +21,9 @@ from typing import Any
 
 from care_cli import checkpoints
 from care_cli.errors import CareError
-from care_cli.records import CATEGORIES, ModelSpec
+from care_cli.headers import check_name, check_values, checked_classes
+from care_cli.outputs import write_whole
+from care_cli.records import ModelSpec
 from care_cli.weights import Progress, cache_folder, check_url, digest, download
 
 TASKS = ("detector", "embedder", "diffusion")
@@ -73,7 +75,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CareError(f"{path} can't be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CareError(f"{path} is not a model manifest: {error}") from error
 
 
@@ -83,6 +85,8 @@ def _parse(path: Path, root: Path | None, shared: dict[str, Any]) -> dict[str, M
     tables = document.get("models")
     if not isinstance(tables, dict) or not tables:
         raise CareError(f"{path} describes no model: expected a table [models.NAME]")
+    if not isinstance(document.get("classes", {}), dict):
+        raise CareError(f"{path}: [classes] must be a table of tables")
     named_classes = shared | document.get("classes", {})
     specs = {}
     for name, table in tables.items():
@@ -97,7 +101,7 @@ def _parse(path: Path, root: Path | None, shared: dict[str, Any]) -> dict[str, M
 
 def _spec(path: Path, name: str, table: Any, named_classes: dict[str, Any]) -> ModelSpec:
     where = f"{path}, model {name!r}"
-    _check_name(where, name)
+    check_name(where, name)
     if not isinstance(table, dict):
         raise CareError(f"{where}: expected a table, got {type(table).__name__}")
     known = {field.name for field in fields(ModelSpec)} - {"name"}
@@ -111,7 +115,8 @@ def _spec(path: Path, name: str, table: Any, named_classes: dict[str, Any]) -> M
         if values["classes"] not in named_classes:
             raise CareError(f"{where}: there is no table [classes.{values['classes']}]")
         values["classes"] = named_classes[values["classes"]]
-    values["classes"] = _classes(where, values.get("classes", {}))
+    values["classes"] = checked_classes(where, values.get("classes", {}))
+    check_values(where, values)
     for key in ("mean", "std", "default_for", "files"):
         if key in values:
             values[key] = tuple(values[key])
@@ -122,23 +127,14 @@ def _spec(path: Path, name: str, table: Any, named_classes: dict[str, Any]) -> M
         _inside(path, name, file)
     if url := values.get("url"):
         check_url(url)
+        if not values.get("files"):
+            _inside(path, name, _file_of(url))
     return ModelSpec(name=name, **values)
 
 
-def _check_name(where: str, name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise CareError(f"{where}: a name is made of letters, digits, dots and hyphens, got {name!r}")
-
-
-def _classes(where: str, classes: Any) -> dict[str, dict]:
-    """Class name to `{category, species?}`; a bare string is a category."""
-    if not isinstance(classes, dict):
-        raise CareError(f"{where}: classes must be a table or the name of one")
-    full = {label: {"category": value} if isinstance(value, str) else value for label, value in classes.items()}
-    for label, value in full.items():
-        if not isinstance(value, dict) or value.get("category") not in CATEGORIES:
-            raise CareError(f"{where}: class {label!r} must be one of {', '.join(CATEGORIES)}")
-    return full
+def _file_of(url: str) -> str:
+    """What the file behind an address is called."""
+    return PurePosixPath(urllib.parse.urlparse(url).path).name
 
 
 def _inside(path: Path, name: str, file: str) -> None:
@@ -178,7 +174,7 @@ def classes_for(names: Iterable[str]) -> dict[str, dict]:
 def named_classes() -> dict[str, dict[str, dict]]:
     """The class tables of registry.toml by name: `coco`, `megadetector`."""
     path = models_folder() / "registry.toml"
-    return {name: _classes(str(path), table) for name, table in _read_toml(path)["classes"].items()}
+    return {name: checked_classes(str(path), table) for name, table in _read_toml(path)["classes"].items()}
 
 
 # Finding --------------------------------------------------------------------------------------------
@@ -244,16 +240,18 @@ def _describe_file(path: Path) -> ModelSpec:
             f"{path} was not written by CARE and does not say what it is; for a timm model give its name: "
             f"--model timm:NAME --weights {path.name}"
         )
+    if "name" in header:
+        check_name(str(path), header["name"])
     return ModelSpec(
         name=header.get("name", path.stem),
         task=header["task"],
         family="care",
-        architecture=header.get("architecture", ""),
+        architecture=header.get("architecture") or "",
         input_size=header.get("input_size"),
         dim=header.get("dim"),
         shown=header.get("shown"),
-        classes=_classes(str(path), header.get("classes", {})),
-        licence=header.get("licence", "unknown"),
+        classes=checked_classes(str(path), header.get("classes", {})),
+        licence=header.get("licence") or "unknown",
         file=str(path),
     )
 
@@ -269,7 +267,7 @@ def location(spec: ModelSpec) -> Path:
     folder = cache_folder() / spec.name
     if spec.files or not spec.url:
         return folder
-    return folder / PurePosixPath(urllib.parse.urlparse(spec.url).path).name
+    return folder / _file_of(spec.url)
 
 
 def is_here(spec: ModelSpec) -> bool:
@@ -291,7 +289,7 @@ def fetch(spec: ModelSpec) -> Path:
     for path in _paths(spec):
         if not path.is_file():
             raise CareError(_absent(spec, path))
-        digest(path, expected=spec.sha256 if not spec.files else None)
+        digest(path, expected=None if spec.files else spec.sha256, md5=None if spec.files else spec.md5)
     return location(spec)
 
 
@@ -310,7 +308,7 @@ def model_sha256(spec: ModelSpec) -> str:
     """What identifies the model's weights in a run: the file's SHA-256, or that of its files' digests."""
     paths = _paths(spec)
     if not spec.files:
-        return digest(paths[0], expected=spec.sha256)
+        return digest(paths[0], expected=spec.sha256, md5=spec.md5)
     listing = "".join(f"{digest(path)}  {file}\n" for path, file in zip(paths, spec.files, strict=True))
     return hashlib.sha256(listing.encode()).hexdigest()
 
@@ -341,7 +339,7 @@ def verify(spec: ModelSpec) -> str:
     for path in _paths(spec):
         if not path.is_file():
             raise CareError(_absent(spec, path))
-        digest(path, expected=None if spec.files else spec.sha256, again=True)
+        digest(path, expected=None if spec.files else spec.sha256, md5=None if spec.files else spec.md5, again=True)
     return model_sha256(spec)
 
 
@@ -356,13 +354,16 @@ def add(path: Path) -> list[ModelSpec]:
         raise CareError(f"there is no file {path}")
     specs = list(read_manifest(path).values()) if path.suffix.lower() == ".toml" else [find(path)]
     for spec in specs:
-        _check_name(str(path), spec.name)
+        check_name(str(path), spec.name)
         if spec.name in shipped():
             raise CareError(f"the name {spec.name} belongs to a model that CARE ships with; choose another")
     folder = cache_folder() / "registry.d"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CareError(f"{folder} cannot be made: {error.strerror or error}. Or set CARE_MODELS.") from error
     for spec in specs:
-        (folder / f"{spec.name}.toml").write_text(_manifest(spec), encoding="utf-8")
+        write_whole(folder / f"{spec.name}.toml", _manifest(spec))
     return specs
 
 

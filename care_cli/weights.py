@@ -47,10 +47,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def digest(path: Path, expected: str | None = None, *, again: bool = False) -> str:
+def digest(path: Path, expected: str | None = None, *, md5: str | None = None, again: bool = False) -> str:
     """SHA-256 of a weights file; read only when it is new, has changed, or `again` is asked for.
 
-    Raises CareError when it is not `expected`, or when a file of the cache is no longer what was pulled.
+    Raises CareError when it is not `expected`, when what is read has not the published `md5`, or when a file
+    of the cache is no longer what was pulled.
     """
     path = Path(path).resolve()
     state = path.stat()
@@ -58,15 +59,27 @@ def digest(path: Path, expected: str | None = None, *, again: bool = False) -> s
     unchanged = note.get("size") == state.st_size and note.get("mtime_ns") == state.st_mtime_ns
     if expected is None and (unchanged or path.is_relative_to(cache_folder().resolve())):
         expected = note.get("sha256")
-    found = note["sha256"] if unchanged and not again else file_sha256(path)
-    if expected not in (None, found):
-        raise CareError(
-            f"{path} is damaged or not what it should be: expected SHA-256 {expected}, got {found}. "
-            "Remove it and run `care models pull` again."
-        )
+    trusted = unchanged and not again
+    if not trusted and md5 is not None:
+        with path.open("rb") as stream:
+            _compare(path, "MD5", md5, hashlib.file_digest(stream, _md5).hexdigest())
+    found = note["sha256"] if trusted else file_sha256(path)
+    _compare(path, "SHA-256", expected, found)
     if not unchanged:
         _write_note(path, found)
     return found
+
+
+def _md5():
+    return hashlib.md5(usedforsecurity=False)
+
+
+def _compare(path: Path, kind: str, expected: str | None, found: str) -> None:
+    if expected not in (None, found):
+        raise CareError(
+            f"{path} is damaged or not what it should be: expected {kind} {expected}, got {found}. "
+            "Remove it and run `care models pull` again."
+        )
 
 
 def _note(path: Path) -> Path:
@@ -95,7 +108,12 @@ def _write_note(path: Path, sha256: str) -> None:
 
 def check_url(url: str) -> None:
     """Refuse what is neither https, a local file, nor a server on this machine."""
-    parts = urllib.parse.urlparse(url)
+    try:
+        parts = urllib.parse.urlparse(url)
+    except ValueError as error:
+        raise CareError(f"{url!r} is no address: {error}") from error
+    if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
+        raise CareError(f"weights come over https or from this machine, got {url!r}")
     local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
     if parts.scheme not in ("https", "file") and not local:
         raise CareError(f"weights come over https only, got {url!r}")
@@ -133,7 +151,7 @@ def download(
     check_url(url)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     _clear_abandoned(path)
-    running = {"SHA-256": hashlib.sha256(), "MD5": hashlib.md5(usedforsecurity=False)}
+    running = {"SHA-256": hashlib.sha256(), "MD5": _md5()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         opener = urllib.request.build_opener(_SafeRedirects)
@@ -159,7 +177,8 @@ def download(
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise CareError(f"{url} can't be fetched: {getattr(error, 'reason', error)}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
     found = running["SHA-256"].hexdigest()
     _write_note(path.resolve(), found)
     return found

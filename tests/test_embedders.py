@@ -301,6 +301,9 @@ def test_engines_and_precisions_agree(request, family, engine):
         cosines = (embedder.embed(batch) * expected).sum(1)
         assert cosines.min() >= least and (embedder.engine, embedder.precision) == (engine, precision)
         np.testing.assert_allclose(np.linalg.norm(embedder.embed(batch), axis=1), 1, atol=1e-6)
+        again = embedders.load_embedder(spec, registry.fetch(spec), engine=engine, precision=precision)
+        assert again.settings == embedder.settings == exact.settings and again.dim == exact.dim
+        assert again.embed(batch[:0]).shape == (0, exact.dim)
         print(f"{family}, {engine}, {precision}: cosine {cosines.min():.6f} at least")
 
 

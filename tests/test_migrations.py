@@ -62,7 +62,7 @@ def test_migrated_and_fresh_catalogs_are_of_one_schema(old, tmp_path):
     with Catalog(old) as migrated, catalogs.new(tmp_path / "fresh.db") as fresh:
         assert migrated.format() == fresh.format() == len(MIGRATIONS) + 1
         assert migrated.rows(SCHEMA) == fresh.rows(SCHEMA)
-        assert migrated.missing_schema() == migrated.integrity() == migrated.broken_references() == []
+        assert migrated.schema_faults() == migrated.integrity() == migrated.broken_references() == []
         assert migrated.number() != fresh.number()
 
 
@@ -113,4 +113,4 @@ def test_a_migration_that_fails_leaves_format_1(old, monkeypatch):
     assert contents(old) == before
     monkeypatch.undo()
     with Catalog(old) as migrated:
-        assert migrated.missing_schema() == []
+        assert migrated.schema_faults() == []

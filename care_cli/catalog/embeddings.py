@@ -13,6 +13,7 @@ from care_cli.errors import CareError
 from care_cli.records import Embeddings, Selection
 
 PAGE = 4096  # rows read at once
+TOLERANCE = 1e-3  # of a vector's length, which is 1
 BLOCK = 8192  # crops whose changes are noted together, as the triggers of schema.sql count
 
 
@@ -43,7 +44,7 @@ class EmbeddingsTable:
         """
         vectors = np.ascontiguousarray(vectors, "<f4")
         norms = np.linalg.norm(vectors, axis=1)
-        if not np.allclose(norms, 1, atol=1e-3):
+        if not np.allclose(norms, 1, atol=TOLERANCE):
             raise CareError(f"Embeddings have norm 1, but the model gave {norms.min():.4g} to {norms.max():.4g}.")
         with self.transaction():
             self.db.conn.executemany(
@@ -147,6 +148,13 @@ class EmbeddingsTable:
 
 
 def _stacked(rows: list[tuple[int, bytes]]) -> Embeddings:
-    """Crop ids and vectors, as read from one run."""
-    vectors = np.frombuffer(b"".join(vector for _, vector in rows), "<f4")
-    return Embeddings(np.array([crop for crop, _ in rows], np.int64), vectors.reshape(len(rows), -1 if rows else 1))
+    """Crop ids and vectors, as read from one run. CareError when they differ in size, or one has not norm 1."""
+    ids = np.array([crop for crop, _ in rows], np.int64)
+    size = len(rows[0][1]) if rows else 4
+    odd = [crop for crop, vector in rows if len(vector) != size]
+    if not odd:
+        vectors = np.frombuffer(b"".join(vector for _, vector in rows), "<f4").reshape(len(rows), size // 4)
+        odd = ids[~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < TOLERANCE)].tolist()
+    if odd:
+        raise CareError(f"The embedding of crop {odd[0]} is damaged. Run `care doctor`; go on with the newest backup.")
+    return Embeddings(ids, vectors)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from pathlib import Path
 
 import numpy as np
 
-from care_cli.catalog.store import schema
+from care_cli.images import picture_size
+
+ODD_VALUES = """
+SELECT 'the settings of run' AS what, id FROM runs WHERE json_type(settings) <> 'object'
+UNION ALL SELECT 'the executions of run', id FROM runs WHERE json_type(executions) <> 'array'
+UNION ALL SELECT 'the description of model', id FROM models WHERE json_type(spec) <> 'object'
+UNION ALL SELECT 'the box of crop', id FROM crops WHERE NOT (abs(x) < 1e9 AND abs(y) < 1e9 AND w < 1e9 AND h < 1e9)
+UNION ALL SELECT 'the size of image', id FROM images WHERE state IN ('ok', 'partial')
+  AND NOT (coalesce(width, 0) > 0 AND coalesce(height, 0) > 0)
+"""
 
 
 class Health:
@@ -21,13 +29,16 @@ class Health:
         except sqlite3.DatabaseError as error:
             return [str(error)]
 
-    def missing_schema(self) -> list[str]:
-        """Tables, indexes, triggers and views of `schema.sql` that the file lacks."""
-        names = "SELECT type || ' ' || name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
-        with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
-            fresh.executescript(schema())
-            wanted = {row[0] for row in fresh.execute(names)}
-        return sorted(wanted - {row[0] for row in self.db.conn.execute(names)})
+    def faults(self) -> list[str]:
+        """SQLite's complaints, else values that no CARE writes and no command can use; empty when it is sound."""
+        return self.integrity() or self.odd_values()
+
+    def odd_values(self) -> list[str]:
+        """Values that the tables take and that mean nothing: runs and models without their JSON, boxes nowhere."""
+        try:
+            return [f"{row['what']} {row['id']}" for row in self.rows(ODD_VALUES)]
+        except sqlite3.DatabaseError as error:
+            return [str(error)]
 
     def broken_references(self) -> list[str]:
         """Rows that point at a row that is not there, as 'table row -> table'."""
@@ -96,11 +107,21 @@ class Health:
         return bad
 
     def bad_pixels(self) -> list[int]:
-        """Crop ids whose stored pixels begin as no JPEG and, for imported photos, no PNG does."""
-        rows = self.rows(
-            "SELECT crop_id FROM crop_pixels WHERE substr(jpeg, 1, 2) <> x'FFD8' AND substr(jpeg, 1, 4) <> x'89504E47'"
-        )
-        return [row["crop_id"] for row in rows]
+        """Crop ids whose stored pixels are not a whole picture of the size that the crop has; read in pages."""
+        bad, after = [], 0
+        while rows := self.rows(
+            "SELECT crop_id, jpeg, crop_width, crop_height FROM crop_pixels JOIN crops ON crops.id = crop_id "
+            "WHERE crop_id > ? ORDER BY crop_id LIMIT 64",
+            (after,),
+        ):
+            after = rows[-1]["crop_id"]
+            sizes = [picture_size(row["jpeg"]) for row in rows]
+            bad += [
+                row["crop_id"]
+                for row, size in zip(rows, sizes, strict=True)
+                if size is None or (row["crop_width"] and size != (row["crop_width"], row["crop_height"]))
+            ]
+        return bad
 
     def stale_embeddings(self) -> int:
         """Embeddings made with keypoints that are no longer those of the crop."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import re
 import sqlite3
 from collections.abc import Iterator
 from importlib import resources
@@ -17,6 +18,8 @@ from care_cli.errors import CareError
 APPLICATION_ID = 0x43415245  # 'CARE', in the file's header
 BUSY_S = 60  # how long to wait for another process's transaction
 DISK_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY)
+SCHEMA_OF_FILE = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -29,10 +32,12 @@ class Store:
     """One SQLite file, opened for one process; an older format is migrated on the way.
 
     `create` makes the catalog where there is none. `notice` takes a line for the user. Raises CareError when
-    the file is not SQLite, damaged, not a CARE catalog, newer than this program, or absent.
+    the file is not SQLite, damaged, not a CARE catalog, newer than this program, or absent; and, unless it is only
+    opened to `examine` it, when tables are missing or it holds triggers or views that are not CARE's, for those run
+    by themselves.
     """
 
-    def __init__(self, path: Path, *, create: bool = False, notice=lambda text: None):
+    def __init__(self, path: Path, *, create: bool = False, examine: bool = False, notice=lambda text: None):
         self.path = Path(path)
         self.notice = notice
         if not self.path.exists() and not create:
@@ -43,7 +48,7 @@ class Store:
         if self.path.is_dir() or not self.path.parent.is_dir():
             raise CareError(f"A catalog is a file in an existing folder, but {self.path} is not.")
         try:
-            self._open(create)
+            self._open(create, examine)
         except sqlite3.OperationalError as error:
             raise CareError(
                 f"{self.path} cannot be opened: {error}. A catalog needs a folder that can be written to, space "
@@ -55,7 +60,7 @@ class Store:
                 "work on a copy and go back to the newest backup."
             ) from error
 
-    def _open(self, create: bool) -> None:
+    def _open(self, create: bool, examine: bool) -> None:
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_S)
         try:
             self.db = Database(connection)
@@ -66,6 +71,11 @@ class Store:
                     "or name another with --catalog."
                 )
             self._set_up(new)
+            if not examine and (faults := self.schema_faults()):
+                raise CareError(
+                    f"{self.path} is not as CARE made it: {', '.join(faults[:3])}. Nothing was done. "
+                    "Run `care doctor`, or go on with the newest backup."
+                )
         except BaseException:
             connection.close()
             raise
@@ -73,6 +83,7 @@ class Store:
     def _check_format(self) -> bool:
         """Whether the file is still empty (new, or its creation was interrupted)."""
         execute = self.db.conn.execute
+        execute("PRAGMA cell_size_check = ON")
         [application] = execute("PRAGMA application_id").fetchone()
         [things] = execute("SELECT count(*) FROM sqlite_master").fetchone()
         if application == things == 0:
@@ -80,6 +91,11 @@ class Store:
         if application != APPLICATION_ID:
             raise CareError(f"{self.path} is an SQLite file, but not a CARE catalog. Name another with --catalog.")
         [version] = execute("PRAGMA user_version").fetchone()
+        if version < 1:
+            raise CareError(
+                f"{self.path} is damaged: it claims catalog format {version}, and the first one was 1. Go on with the "
+                "newest backup; nothing was changed."
+            )
         if version > len(MIGRATIONS) + 1:
             raise CareError(
                 f"{self.path} was written by a newer CARE (catalog format {version}, this program knows "
@@ -105,6 +121,18 @@ class Store:
                 if self.value("SELECT count(*) FROM sqlite_master") == 0:
                     self._create()
         self._migrate()
+
+    def schema_faults(self) -> list[str]:
+        """Tables, indexes, triggers and views that the file lacks, and triggers and views that are not CARE's."""
+        present = {tuple(row[:2]): _plain(row[2]) for row in self.db.conn.execute(SCHEMA_OF_FILE)}
+        with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+            for statement in statements(schema()):
+                fresh.execute(statement)
+            wanted = {tuple(row[:2]): _plain(row[2]) for row in fresh.execute(SCHEMA_OF_FILE)}
+        missing = [f"{kind} {name} is missing" for kind, name in sorted(set(wanted) - set(present))]
+        running = [key for key in sorted(present) if key[0] in ("trigger", "view")]
+        return missing + [f"{kind} {name} is not CARE's" for kind, name in running
+                          if wanted.get((kind, name)) != present[kind, name]]  # fmt: skip
 
     def _create(self) -> None:
         for statement in statements(schema()):
@@ -245,8 +273,20 @@ class Store:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        """Close. An error that a damaged catalog may have led to is said as what it is: CareError."""
+        suspicious = isinstance(error, Exception) and not isinstance(error, CareError)
+        faults = self.faults() if suspicious else []
         self.close()
+        if faults:
+            raise CareError(
+                f"{self.path} is damaged: {faults[0]}. Run `care doctor`, and keep a copy of the file before all else."
+            ) from error
+
+
+def _plain(sql: str | None) -> str:
+    """SQL without comments, and with one space wherever there are some."""
+    return " ".join(COMMENT.sub(" ", sql or "").split())
 
 
 def schema() -> str:

@@ -18,7 +18,7 @@ def doctor(
     """Look for damage, gaps and contradictions; say what to do about each."""
     from care_cli.stages import doctor as stage
 
-    with open_catalog(ctx) as catalog:
+    with open_catalog(ctx, examine=True) as catalog:
         report = stage.examine(catalog, backup=backup, repair=repair)
     if ctx.obj.json:
         emit(report)

@@ -38,11 +38,11 @@ def notice(ctx: typer.Context):
     return (lambda text: None) if ctx.obj.quiet else message
 
 
-def open_catalog(ctx: typer.Context, create: bool = False):
-    """The catalog that --catalog names, as a context manager."""
+def open_catalog(ctx: typer.Context, create: bool = False, examine: bool = False):
+    """The catalog that --catalog names, as a context manager; to `examine` it, even one that others changed."""
     from care_cli.catalog import Catalog
 
-    return Catalog(ctx.obj.catalog, create=create, notice=notice(ctx))
+    return Catalog(ctx.obj.catalog, create=create, examine=examine, notice=notice(ctx))
 
 
 def emit(value: object) -> None:
@@ -93,4 +93,5 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
-    return str(value)
+    text = str(value)
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -99,7 +99,8 @@ def _repair(catalog: Catalog) -> list[str]:
 def _file(catalog: Catalog) -> Iterator[Finding]:
     """What SQLite says of the file; nothing else can be trusted when it complains."""
     faults = catalog.integrity()
-    missing = catalog.missing_schema() if not faults else []
+    changed = catalog.schema_faults() if not faults else []
+    odd = catalog.odd_values() if not faults and not changed else []
     if faults:
         yield Finding(
             PROBLEM,
@@ -108,11 +109,18 @@ def _file(catalog: Catalog) -> Iterator[Finding]:
             "Copy the file elsewhere before anything else, then go on with the newest backup. What can be read may be "
             "saved with `sqlite3 care.db .recover`. The other checks were left out.",
         )
-    if missing:
+    if changed:
         yield Finding(
             PROBLEM,
             "schema",
-            f"The catalog lacks {_some(missing)}; another program changed it.",
+            f"The catalog is not as CARE made it: {_some(changed)}; another program changed it.",
+            "Go on with the newest backup. The other checks were left out, and no other command uses the file.",
+        )
+    if odd:
+        yield Finding(
+            PROBLEM,
+            "values",
+            f"What another program wrote, CARE cannot use: {_some(odd)}.",
             "Go on with the newest backup. The other checks were left out.",
         )
 
