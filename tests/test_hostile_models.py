@@ -185,10 +185,12 @@ def test_a_tensor_of_one_number_that_claims_a_billion_is_refused(care: Care, car
     import torch
 
     wide = torch.zeros(1, dtype=torch.float16).expand(10**12)
-    layers = torch.nn.Sequential()
+    from care_cli.yolo import build_graph
+
+    layers = build_graph("yolo11n", ["pig"])
     layers.register_buffer("wide", wide)
     torch.save({"model": layers}, tmp_path / "wide.pt")
-    refused(care("detect", card, "--model", tmp_path / "wide.pt"), says="claim 1,000,000,000,000 numbers")
+    refused(care("detect", card, "--model", tmp_path / "wide.pt"), says="claim 1,000,00")
     torch.save({"wide": wide}, tmp_path / "wide.pth")
     command = ("index", "--model", "timm:test_vit", "--weights", tmp_path / "wide.pth")
     refused(care(*command, catalog=tmp_path / "crops.db"), says="claim 1,000,000,000,000 numbers")

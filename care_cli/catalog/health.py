@@ -96,8 +96,15 @@ class Health:
         return self.rows("SELECT id, command, started_at FROM runs WHERE finished_at IS NULL")
 
     def bad_vectors(self) -> list[int]:
-        """Crop ids of embeddings whose vector is not finite or not of norm 1; read in pages."""
-        bad, after = [], 0
+        """Crop ids of embeddings whose vector is not finite, not of norm 1, or of another length than its run's first;
+        read in pages.
+        """
+        rows = self.rows(
+            "SELECT crop_id FROM embeddings JOIN "
+            "(SELECT run_id AS run, dim AS its, min(id) FROM embeddings GROUP BY run_id) "
+            "ON run = run_id WHERE dim <> its ORDER BY crop_id"
+        )
+        bad, after = [row["crop_id"] for row in rows], 0
         while rows := self.rows(
             "SELECT id, crop_id, vector FROM embeddings WHERE id > ? ORDER BY id LIMIT 1024", (after,)
         ):

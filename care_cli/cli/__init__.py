@@ -10,6 +10,7 @@ import io
 import os
 import sys
 import traceback
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -154,13 +155,13 @@ def check_text(arguments: list[str]) -> None:
         if _is_text(value) or os.path.lexists(path) or (_is_text(path.name) and path.parent.is_dir()):
             continue
         raise CareError(
-            f"An argument holds bytes that are no text: {display_path(os.fsencode(argument))}. Write it in UTF-8; "
-            "other bytes are taken in the names of files and folders that exist."
+            f"An argument holds bytes that are no text: {display_path(os.fsencode(argument))}. Write it in UTF-8 without "
+            "control characters; other bytes are taken in the names of files and folders that exist."
         )
 
 
 def _is_text(value: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in value)
+    return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value)
 
 
 def main() -> None:

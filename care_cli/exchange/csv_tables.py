@@ -171,6 +171,8 @@ def describe(counts: dict[str, int], undated: int) -> str:
         f"Written by CARE {__version__}. UTF-8, comma-separated, first row names the columns, empty is 'not known'.",
         "Boxes are in pixels of the upright photo: EXIF orientation applied, x to the right, y down, and the first",
         "pixel spans 0 to 1. Times of photos are the camera's own wall clock. Of people only the box is kept.",
+        "Names stand as they were given, so that tables can be joined by them; a spreadsheet may take one that begins",
+        "with =, +, - or @ for a formula: let it import these columns as text.",
         f"{undated} of {counts['images.csv']} photos are undated; they are listed, and left out of all that has dates.",
         "",
     ]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from html import escape
 from urllib.parse import quote
 
+HIDDEN = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]"
+)  # control signs, and those that turn text about
 MARK = '<meta name="generator" content="CARE gallery">'
 
 FILTERS = (("all", "All"), ("animal", "Animals"), ("person", "People"), ("vehicle", "Vehicles"), ("empty", "Empty"),
@@ -146,4 +150,4 @@ def _said(box: dict) -> str:
 
 
 def _text(value: object) -> str:
-    return escape(str(value), quote=True)
+    return escape(HIDDEN.sub(lambda sign: repr(sign[0])[1:-1], str(value)), quote=True)
