@@ -153,7 +153,8 @@ def _reduce(image: Image.Image, least: int | None) -> int:
     """Have a JPEG decoded at the smallest scale whose longer side has at least `least` px; returns 1/scale."""
     if least is None or image.format not in ("JPEG", "MPO"):
         return 1
-    scale = next(scale for scale in (8, 4, 2, 1) if scale == 1 or max(image.size) >= least * scale)
+    fits = (scale for scale in (8, 4, 2) if max(image.size) >= least * scale and min(image.size) >= scale)
+    scale = next(fits, 1)
     image.draft(None, (image.width // scale, image.height // scale))
     return scale
 

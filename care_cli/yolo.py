@@ -100,13 +100,27 @@ def load_network(weights: Path, header: dict[str, Any] | None) -> Network:
         raise CareError(
             f"{weights.name} is a model for '{task}', not a detector; expected detection or segmentation weights"
         )
-    model = model.float().eval().fuse(verbose=False).requires_grad_(False)
+    model = _running(model, weights)
     about = {
         "names": {str(int(i)): str(name) for i, name in dict(model.names).items()},
         "stride": max(int(model.stride.max()), 32),
         "end2end": bool(getattr(model, "end2end", False)),
     }
     return Network(_boxes(model, about["end2end"]), about, ((256, 320), (320, 192)), _agree)
+
+
+def _running(model: torch.nn.Module, weights: Path) -> torch.nn.Module:
+    """The network fused, after it answered for one small picture. CareError when its layers do not fit together."""
+    import torch
+
+    try:
+        model = model.float().eval().fuse(verbose=False).requires_grad_(False)
+        with torch.no_grad():
+            model(torch.zeros(1, 3, 64, 64))
+        assert model.model[-1].reg_max >= 1, "its last layer finds nothing"
+    except Exception as error:  # layers raise whatever does not fit leads them to
+        raise CareError(f"{weights.name} holds a network that does not run: {error}") from error
+    return model
 
 
 def _load_ours(weights: Path, header: dict[str, Any]) -> torch.nn.Module:

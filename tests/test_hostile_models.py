@@ -164,6 +164,23 @@ def test_networks_that_are_no_detectors_are_refused(care: Care, card: Path, tmp_
     refused(care("index", "--model", "timm:test_vit", "--weights", tmp_path / "odd.pth", catalog=tmp_path / "crops.db"))
 
 
+@pytest.mark.parametrize("what", ["a layer that listens to none", "nothing kept", "no head"])
+def test_networks_that_do_not_run_are_refused(care: Care, card: Path, tmp_path: Path, what: str) -> None:
+    import torch
+
+    from care_cli.yolo import build_graph
+
+    model = build_graph("yolo11n", ["pig"])
+    if what == "a layer that listens to none":
+        model.model[3].f = 99
+    elif what == "nothing kept":
+        model.save = []
+    else:
+        model.model = model.model[:-1]
+    torch.save({"model": model}, tmp_path / "odd.pt")
+    refused(care("detect", card, "--model", tmp_path / "odd.pt"), says="does not run")
+
+
 # -- files that claim more than they hold
 
 
