@@ -189,7 +189,12 @@ def test_letterbox_and_the_way_back_equal_ultralytics(height, width, size, seed)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 700), st.integers(1, 4), st.integers(0, 10_000), st.sampled_from([40, 400]))
+@given(
+    st.integers(0, 700).filter(lambda count: count != 6),  # which Ultralytics takes for boxes that are suppressed
+    st.integers(1, 4),
+    st.integers(0, 10_000),
+    st.sampled_from([40, 400]),
+)
 def test_suppression_equals_ultralytics(count, classes, seed, spread):
     yolo.prepare_ultralytics()
     import torch

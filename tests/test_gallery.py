@@ -38,7 +38,7 @@ def fill(catalog: Catalog, ids, vectors: np.ndarray, who) -> None:
     execute = catalog.db.conn.execute
     with catalog.transaction():
         for crop, name in zip(ids, who, strict=True):
-            execute("INSERT INTO images (id, state) VALUES (?, 'ok')", (crop,))
+            execute("INSERT INTO images (id, state, width, height) VALUES (?, 'ok', 64, 48)", (crop,))
             execute(
                 "INSERT INTO crops (id, run_id, image_id, confidence, x, y, w, h, model_category, category, rect_x, "
                 "rect_y, rect_w, rect_h) VALUES (?, 1, ?, 0.9, 0, 0, 1, 1, 'animal', 'animal', 0, 0, 1, 1)",

@@ -140,7 +140,7 @@ def test_a_merged_name_means_the_survivor(care, catalog):
         (("name", 99, "--as", "Luna"), "There is no crop 99"),
         (("name", 1, "--as", "   "), "1 to 200 printable characters"),
         (("name", 1, "--as", "x" * 201), "1 to 200 printable characters"),
-        (("name", 1, "--as", "a\nb"), "1 to 200 printable characters"),
+        (("name", 1, "--as", "a\nb"), "no text"),
         (("name", 1), "--as NAME, or --from FILE.csv"),
         (("name", "--as", "Luna"), "--as NAME, or --from FILE.csv"),
         (("name", "--from", "absent.csv"), "cannot be read"),

@@ -155,7 +155,7 @@ def check_text(arguments: list[str]) -> None:
         if _is_text(value) or os.path.lexists(path) or (_is_text(path.name) and path.parent.is_dir()):
             continue
         raise CareError(
-            f"An argument holds bytes that are no text: {display_path(os.fsencode(argument))}. Write it in UTF-8 "
+            f"An argument holds what is no text: {display_path(os.fsencode(argument))}. Write it in UTF-8 "
             "without control characters; other bytes are taken in the names of files and folders that exist."
         )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from processes import Care, assert_same, come_to, committed, detect, rows_of
+from processes import INDEX, Care, assert_same, come_to, detect, rows_of, until
 
 SECTOR = 512  # bytes that a disk writes whole or not at all
 HEADER, FRAME = 32, 24  # bytes of the log's header, and of a frame's before its page
@@ -236,9 +236,9 @@ def state_of(catalog: Path) -> set[tuple]:
 def test_a_killed_writers_log_is_missing(care: Care, surveyed: Path, tmp_path: Path) -> None:
     """An older state, of an index's catalog that was whole before: nothing of before is lost."""
     catalog = Path(shutil.copy(surveyed, tmp_path / "care.db"))
-    process = care.start(catalog, "-q", "index", "--model", "demo-embedder", "--batch", 2)
-    come_to(process, catalog, 4, "embeddings")
-    assert process.kill() and committed(catalog, "embeddings") >= 4
+    counted = care.run(Path(shutil.copy(surveyed, tmp_path / "counted.db")), *INDEX, die_at_statement=0)
+    statements = until(lambda: counted.told("statements"))
+    assert care.run(catalog, *INDEX, die_at_statement=statements // 2).code == -9
     for suffix in ("-wal", "-shm"):
         catalog.with_name(f"care.db{suffix}").unlink()
     assert rows_of(catalog) == rows_of(surveyed)
