@@ -174,7 +174,10 @@ def box_rows(catalog: Path, labels: Path, ours: Weights, photos: Photos, device:
     if math.isnan(parity.mean_iou):
         yield Row(what, precision=precision, note=f"{parity.boxes} confident boxes of the peer, none matched")
         return
-    note = f"{parity.matched} of {parity.boxes} boxes matched, confidence moved by at most {parity.largest_shift:.3f}"
+    note = (
+        f"{parity.matched} of {parity.boxes} boxes matched, {parity.extra} beside them; confidence moved by at most "
+        f"{parity.largest_shift:.3f}"
+    )
     yield Row(f"{what}: mean IoU", parity.mean_iou, more=True, target=0.97, precision=precision, note=note)
     yield Row(f"{what}: lost from confidence 0.25", float(parity.lost), "boxes", target=0, precision=precision)
 

@@ -24,7 +24,7 @@ from benchmarks.report import Row
 from care_cli.catalog import Catalog
 
 NEEDED = ("wildlife_tools", "pandas", "transformers", "pycocotools")
-BATCH = 32  # that of `care index`
+BATCH = 32  # beside its default
 COPIES = {VIT: (2, 6), MOBILENET: (10, 50)}  # of each crop of the sample survey, in the short and the long run
 TARGET = {
     (VIT, "cpu", "float32"): 2,
@@ -108,7 +108,7 @@ def ours(
     bench: Bench, architecture: str, weights: Path, crops: Crops, device: str, precision: str
 ) -> tuple[float, Done]:
     """Crops a second of `care index` without start-up, and the short run; models are converted before."""
-    options = ["--model", f"timm:{architecture}", "--weights", weights, "--batch", BATCH]
+    options = ["--model", f"timm:{architecture}", "--weights", weights]
     if (device, precision) != ("cpu", "float32"):  # what the CPU takes by itself
         options += ["--precision", precision]
     bench.care(bench.copy(bench.survey, "warm"), "index", *options, device=device)

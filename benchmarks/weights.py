@@ -16,7 +16,7 @@ class Weights:
 
     model: str  # for care's --model
     pt: Path  # for yolo
-    kept: set[int]  # numbers of the classes that mean an animal, a person or a vehicle
+    kept: dict[int, str]  # numbers of the classes that mean something here: animal, person or vehicle
 
 
 def weights(bench: Bench) -> Weights:
@@ -26,7 +26,8 @@ def weights(bench: Bench) -> Weights:
 
     spec = registry.find(str(bench.weights) if bench.weights else DEMO, task="detector")
     found = load_detector(spec, registry.fetch(spec))
-    kept = {i for i, name in found.names.items() if found.spec.classes.get(name, {}).get("category")}
+    meant = {i: found.spec.classes.get(name, {}).get("category") for i, name in found.names.items()}
+    kept = {i: category for i, category in meant.items() if category}
     if bench.weights:
         return Weights(str(bench.weights), bench.weights, kept)
     pt = bench.work / f"{DEMO}.pt"

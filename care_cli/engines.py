@@ -83,6 +83,21 @@ def choose(engine: str, precision: str, device: str) -> tuple[str, str]:
     return engine, precision
 
 
+def computes(precision: str, device: str) -> bool:
+    """Does the device compute in this precision? Torch is asked for CUDA cards only."""
+    if precision == "float32":
+        return True
+    if device != "cpu":
+        import torch
+
+        return precision == "float16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "float16" or importlib.util.find_spec("openvino") is None:
+        return False
+    from care_cli.openvino_engine import abilities
+
+    return "BF16" in abilities()
+
+
 def load(
     identity: dict[str, Any],
     build: Callable[[], Network],

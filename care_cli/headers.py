@@ -94,6 +94,10 @@ def _is_architecture(value: Any) -> bool:
     return _is_text(value) and not re.search(r"[:/\\]", value)
 
 
+def _is_one_of(*words: str) -> Callable[[Any], bool]:
+    return lambda value: value in words
+
+
 def _is_option(value: Any, most: float) -> bool:
     if isinstance(value, list):
         return len(value) <= 64 and all(_is_option(item, most) for item in value)
@@ -118,8 +122,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "source": TEXT,
     "url": TEXT,
     "file": TEXT,
-    "interpolation": TEXT,
-    "crop_mode": TEXT,
+    "interpolation": (_is_one_of("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"), "a filter of Pillow"),
+    "crop_mode": (_is_one_of("center", "squash", "border"), "center, squash or border"),
     "crop_pct": (_is_number(0.1, 10), "a number from 0.1 to 10"),
     "architecture": (_is_architecture, "the name of an architecture"),
     "input_size": (_is_whole(8, LARGEST_INPUT), f"a side of 8 to {LARGEST_INPUT} px"),

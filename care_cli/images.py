@@ -69,10 +69,6 @@ class Reading:
         """The picture as `(H, W, 3) uint8`, read-only."""
         return None if self.picture is None else _pixels(self.picture)
 
-    def whole(self) -> Reading:
-        """This reading with its picture decoded in full."""
-        return self if self.scale == 1 else decode(self.file)
-
 
 def read_file(path: Path) -> File:
     """All bytes of a file, in one pass. Raises OSError when they cannot be read, or change meanwhile."""

@@ -109,15 +109,14 @@ def load(identity: dict[str, Any], build: Callable[[], Network], precision: str,
 
     Raises CareError when the processor does not compute in this precision, and what `build` raises.
     """
-    abilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision == "bfloat16" and "BF16" not in abilities:
+    if precision == "bfloat16" and "BF16" not in abilities():
         raise CareError("--precision bfloat16 is refused: this processor does not compute in it.")
     processor = _core().get_property("CPU", "FULL_DEVICE_NAME")
     name = compiled.key(
         identity,
         openvino=_openvino().get_version(),
         precision=precision,
-        processor=[platform.machine(), processor, *sorted(abilities)],
+        processor=[platform.machine(), processor, *sorted(abilities())],
     )
     if kept := compiled.read(name):
         if kept.model is None:
@@ -182,6 +181,11 @@ def _pattern(count: int, height: int, width: int) -> np.ndarray:
 
 def _save(model: openvino.Model, path: Path) -> None:
     _openvino().save_model(model, path, compress_to_fp16=False)
+
+
+def abilities() -> list[str]:
+    """What the processor computes in, by OpenVINO's names: FP32, BF16, ..."""
+    return _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @functools.cache

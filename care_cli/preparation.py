@@ -55,7 +55,7 @@ class Preparation:
             return target, target
         if self.mode == "border":
             ratio = max(width / target, height / target)
-            return round(width / ratio), round(height / ratio)
+            return max(1, round(width / ratio)), max(1, round(height / ratio))
         if width <= height:
             return target, int(target * height / width)
         return int(target * width / height), target

@@ -66,13 +66,14 @@ def test_boxes_are_compared_in_pixels(tmp_path: Path) -> None:
         (0, 150, 100, 10, 10, 0.6),  # nothing of ours there
         (0, 150, 100, 10, 10, 0.2),  # not confident
         (7, 150, 100, 10, 10, 0.9),  # of a class that is not kept
+        (2, 40 + 40, 30 + 30, 80, 60, 0.9),  # the very box, and of another category
     ]
     labels = "".join(
         f"{c} {x / width} {y / height} {w / width} {h / height} {confidence}\n" for c, x, y, w, h, confidence in lines
     )
     (tmp_path / "one.txt").write_text(labels, encoding="utf-8")
-    parity = boxes.compare(tmp_path / "care.db", tmp_path, {0})
-    assert (parity.boxes, parity.matched, parity.lost) == (3, 2, 1)
+    parity = boxes.compare(tmp_path / "care.db", tmp_path, {0: "animal", 2: "vehicle"})
+    assert (parity.boxes, parity.matched, parity.lost) == (4, 2, 2) and parity.extra == 1
     assert parity.mean_iou == pytest.approx(0.75, abs=1e-6)
     assert parity.largest_shift == pytest.approx(0.2, abs=1e-6)
 

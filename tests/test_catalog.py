@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import random
 import sqlite3
 from dataclasses import replace
@@ -88,6 +89,17 @@ def test_a_crop_set_to_person_loses_all_but_its_box(pair):
         pair.decide(Decision("name", crop_id=1, individual_id=1))
     pair.add_embeddings(2, [1], np.eye(1, 4, dtype=np.float32))  # a batch that was under way passes it over
     assert pair.value("SELECT count(*) FROM embeddings") == 0
+
+
+def test_a_vector_of_pixels_that_were_replaced_is_passed_over(pair):
+    """A person was made black in the crop while its vector was on its way."""
+    before = hashlib.sha256(pair.pixels([1])[1]).digest()
+    pair.replace_pixels(1, b"\xff\xd8 with the person black")
+    pair.add_embeddings(2, [1], np.eye(1, 4, dtype=np.float32), [before])
+    assert pair.value("SELECT count(*) FROM embeddings") == 0
+    now = hashlib.sha256(pair.pixels([1])[1]).digest()
+    pair.add_embeddings(2, [1], np.eye(1, 4, dtype=np.float32), [now])
+    assert pair.value("SELECT count(*) FROM embeddings") == 1
 
 
 def test_the_log_is_append_only(pair):

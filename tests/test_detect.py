@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,14 @@ from care_cli import registry
 from care_cli.catalog import Catalog
 from care_cli.cli.detect import gap, seconds
 from care_cli.errors import CareError
-from care_cli.records import Selection
-from care_cli.stages import detect
+from care_cli.images import decode_jpeg, read_photo
+from care_cli.records import Crop, Detection, Selection
+from care_cli.scan import scan
+from care_cli.stages import detect, photos
+from care_cli.stages.cropping import CropSettings
 from care_cli.stages.detect import DetectConfig
+from care_cli.stages.photos import Job, Tally, sort_out
+from care_cli.stages.places import add_place
 from care_cli.stages.preview import preview
 
 
@@ -225,3 +231,28 @@ def test_the_visit_of_a_query_ends_with_the_deployment_s_own_gap(catalog, detect
     run(catalog, detector, tmp_path / "ridge", event_gap_s=7200)
     assert len(catalog.event_images("S1", later)) == 3
     assert catalog.event_images("S2", later) == set()  # another camera
+
+
+def test_a_person_that_another_process_finds_meanwhile_is_black_in_the_new_crops(catalog, tmp_path: Path) -> None:
+    """Two detects of one card at a time: this one read its photo before the other wrote the person."""
+    place = photo(tmp_path / "ridge" / "a.jpg")
+    pixels = np.full((480, 640, 3), 200, np.uint8)
+    Image.fromarray(pixels).save(place, quality=95)
+    [found] = scan([place])
+    catalog.begin_meeting()
+    other = catalog.begin_run("detect", {"other": True})
+    ours = catalog.begin_run("detect", {})
+    job = sort_out(catalog, ours, photos.read(Job(found, add_place(catalog, place.parent), None)))
+    person, animal = (300.0, 200.0, 60.0, 80.0), (100.0, 100.0, 400.0, 300.0)
+    image = catalog.add_image(read_photo(place).photo, None)
+    seen = catalog.add_crops(other, image, [Crop(Detection(person, 0.9, "person", "person"), (300, 200, 60, 80))])
+    assert len(seen) == 1
+    job = replace(job, reading=read_photo(place), detections=[Detection(animal, 0.9, "animal", "animal")])
+    detect.write(catalog, ours, [photos.cut(job, CropSettings(), None)], DetectConfig((place,)), Tally())
+    [row] = catalog.crop_rows(Selection(run=ours, category="animal"))
+    stored = np.asarray(decode_jpeg(catalog.pixels([row["crop"]])[row["crop"]]))
+    rect = catalog.crop(row["crop"])
+    assert (rect["crop_width"], rect["crop_height"]) == (rect["rect_w"], rect["rect_h"])
+    x, y = 300 - rect["rect_x"], 200 - rect["rect_y"]
+    assert stored[y : y + 80, x : x + 60].max() < 16
+    assert stored[y - 60 : y - 20, x : x + 60].min() > 180

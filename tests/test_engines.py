@@ -408,3 +408,16 @@ def test_converted_models_run_without_torch():
     second = run_python(code)
     assert second.stdout.split()[:3] == ["160", "[]", "0"], second.stderr[-2000:]
     print(f"first load {first.stdout.split()[3]} s, with what was kept {second.stdout.split()[3]} s")
+
+
+def test_a_run_made_in_a_precision_that_is_not_here_is_asked_in_float32(monkeypatch) -> None:
+    import care_cli.openvino_engine
+    from care_cli.stages.devices import precision_like
+
+    monkeypatch.setattr(care_cli.openvino_engine, "abilities", lambda: ["FP32"])
+    assert precision_like({"precision": "bfloat16"}, "auto", "cpu") == "float32"
+    assert precision_like({"precision": "float16"}, "auto", "cpu") == "float32"
+    assert precision_like({"precision": "bfloat16"}, "bfloat16", "cpu") == "bfloat16"  # refused where it is loaded
+    monkeypatch.setattr(care_cli.openvino_engine, "abilities", lambda: ["FP32", "BF16"])
+    assert precision_like({"precision": "bfloat16"}, "auto", "cpu") == "bfloat16"
+    assert precision_like({}, "auto", "cpu") == "float32"

@@ -178,7 +178,7 @@ def test_networks_that_do_not_run_are_refused(care: Care, card: Path, tmp_path: 
     else:
         model.model = model.model[:-1]
     torch.save({"model": model}, tmp_path / "odd.pt")
-    refused(care("detect", card, "--model", tmp_path / "odd.pt"), says="does not run")
+    refused(care("detect", card, "--model", tmp_path / "odd.pt"), says="holds a network")
 
 
 # -- files that claim more than they hold

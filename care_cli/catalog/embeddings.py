@@ -37,20 +37,29 @@ class EmbeddingsTable:
         )
         return [row["id"] for row in rows]
 
-    def add_embeddings(self, run_id: int, crop_ids: Sequence[int], vectors: np.ndarray) -> None:
+    def add_embeddings(
+        self, run_id: int, crop_ids: Sequence[int], vectors: np.ndarray, digests: Sequence[bytes] | None = None
+    ) -> None:
         """Write `vectors (N, D) float32, L2 norm 1` for crops `(N,)`; one transaction.
 
-        A crop that ceased to be an animal meanwhile is passed over.
+        A crop that ceased to be an animal meanwhile is passed over, and so is one whose pixels are no longer those
+        of which `digests` (SHA-256) were taken: a person may have been made black in it.
         """
         vectors = np.ascontiguousarray(vectors, "<f4")
         norms = np.linalg.norm(vectors, axis=1)
         if not np.allclose(norms, 1, atol=TOLERANCE):
             raise CareError(f"Embeddings have norm 1, but the model gave {norms.min():.4g} to {norms.max():.4g}.")
         with self.transaction():
+            rows = list(zip(crop_ids, vectors, digests or [None] * len(vectors), strict=True))
+            stored = self.pixels(crop_ids) if digests else {}
             self.db.conn.executemany(
                 "INSERT OR IGNORE INTO embeddings (run_id, crop_id, dim, vector) "
                 "SELECT ?, id, ?, ? FROM crops WHERE id = ? AND category = 'animal'",
-                ((run_id, vectors.shape[1], row.tobytes(), crop) for crop, row in zip(crop_ids, vectors, strict=True)),
+                (
+                    (run_id, vectors.shape[1], row.tobytes(), crop)
+                    for crop, row, digest in rows
+                    if digest is None or hashlib.sha256(stored.get(crop, b"")).digest() == digest
+                ),
             )
 
     def embeddings(self, run_id: int) -> Embeddings:

@@ -38,6 +38,7 @@ def identify(
     from care_cli import registry
     from care_cli.pages.sheet import check
     from care_cli.records import Selection
+    from care_cli.stages import answers
     from care_cli.stages import identify as stage
     from care_cli.stages.devices import choose
 
@@ -60,17 +61,18 @@ def identify(
         candidates=Selection(species=species, site=site, flank=flank),
         name=confirm if new is None else new,
         new=new is not None,
+        keep=sheet is not None,
     )
     with output.open_catalog(ctx) as catalog:
         if sheet:
             check(sheet, catalog.scanned_folders())
         identifier, photos = stage.run(catalog, cfg)
         if sheet:
-            write_sheet(ctx, stage, identifier, photos, sheet)
+            write_sheet(ctx, answers.sheet_rows(identifier, photos), sheet)
         if ctx.obj.json:
-            output.emit(stage.contract(identifier, photos))
+            output.emit(answers.contract(identifier, photos))
         else:
-            show(ctx, stage.contract(identifier, photos))
+            show(ctx, answers.contract(identifier, photos))
         if cfg.name is not None:
             done = stage.confirm(identifier, photos, crop)
             said = f"decision {done['decisions'][0]}" if done["decisions"] else "as it was already"
@@ -107,9 +109,9 @@ def show(ctx: typer.Context, answer: dict) -> None:
         print("\n".join(output.text_table(lines, columns)))
 
 
-def write_sheet(ctx: typer.Context, stage, identifier, photos, path: Path) -> None:
+def write_sheet(ctx: typer.Context, rows, path: Path) -> None:
     """The picture of --sheet."""
     from care_cli.pages.sheet import identify_sheet
 
-    written = identify_sheet(stage.sheet_rows(identifier, photos), path)
+    written = identify_sheet(rows, path)
     output.notice(ctx)(f"Sheet: {', '.join(str(one) for one in written)}")

@@ -108,15 +108,23 @@ def black_out(catalog: Catalog, crop_id: int, spare: float = np.inf, run_id: int
     """
     box = _box(catalog.crop(crop_id))
     for neighbour in _overlapping(catalog, crop_id):
-        other = catalog.crop(neighbour["id"])
-        if other["run_id"] == run_id or iou(np.array([box]), np.array([_box(other)]))[0, 0] >= spare:
-            continue
-        rect, size = _rectangle(neighbour), (neighbour["crop_width"], neighbour["crop_height"])
-        picture = decode_jpeg(catalog.pixels([neighbour["id"]])[neighbour["id"]])
+        if catalog.crop(neighbour["id"])["run_id"] != run_id:
+            hide(catalog, neighbour["id"], [box], spare)
+
+
+def hide(catalog: Catalog, crop_id: int, people: Sequence[Box], spare: float = np.inf) -> None:
+    """Paint boxes of people black in a stored crop, but for those that meet its own with an IoU of at least `spare`."""
+    crop = catalog.crop(crop_id)
+    rect, size = _rectangle(crop), (crop["crop_width"], crop["crop_height"])
+    met = [box for box in people if iou([box], [rect])[0, 0] > 0 and iou([box], [_box(crop)])[0, 0] < spare]
+    if not met:
+        return
+    picture = decode_jpeg(catalog.pixels([crop_id])[crop_id])
+    for box in met:
         picture.paste((0, 0, 0), _part(box, rect, size))
-        stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=_settings(catalog, other["run_id"])["crop_quality"])
-        catalog.replace_pixels(neighbour["id"], stream.getvalue())
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=_settings(catalog, crop["run_id"])["crop_quality"])
+    catalog.replace_pixels(crop_id, stream.getvalue())
 
 
 def _part(box: Box, rect: Rectangle, size: tuple[int, int]) -> tuple[int, int, int, int]:

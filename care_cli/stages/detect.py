@@ -17,7 +17,7 @@ from care_cli.records import ModelSpec
 from care_cli.scan import display_path, scan
 from care_cli.stages import gallery
 from care_cli.stages.cropping import CropSettings
-from care_cli.stages.crops import black_out
+from care_cli.stages.crops import black_out, hide
 from care_cli.stages.photos import Job, Tally, count, crops_of, look_up, pages
 from care_cli.stages.pipeline import batches
 from care_cli.stages.places import place_of
@@ -152,9 +152,19 @@ def write(catalog: Catalog, run_id: int, jobs: list[Job], cfg: DetectConfig, tal
             tally.new += standing is None
             note_file(catalog, job, image_id=image_id)
             if job.wanted and catalog.undone_images(run_id, [image_id]):
-                for crop, crop_id in zip(job.crops, catalog.add_crops(run_id, image_id, job.crops), strict=True):
-                    if crop.detection.category == "person" and crop.detection.confidence >= PERSON:
-                        black_out(catalog, crop_id, spare=ONE_BEING, run_id=run_id)
+                write_crops(catalog, run_id, job, image_id)
+
+
+def write_crops(catalog: Catalog, run_id: int, job: Job, image_id: int) -> None:
+    """Write a photo's crops. People are black in them, those too that others found meanwhile; and in older ones."""
+    people = set(catalog.people([image_id], PERSON).get(image_id, [])) - set(job.people)
+    decided = set(catalog.decided_people(image_id)) - set(job.decided)
+    for crop, crop_id in zip(job.crops, catalog.add_crops(run_id, image_id, job.crops), strict=True):
+        if crop.jpeg:
+            hide(catalog, crop_id, list(people), ONE_BEING)
+            hide(catalog, crop_id, list(decided))
+        if crop.detection.category == "person" and crop.detection.confidence >= PERSON:
+            black_out(catalog, crop_id, spare=ONE_BEING, run_id=run_id)
 
 
 def note_file(catalog: Catalog, job: Job, **outcome) -> None:

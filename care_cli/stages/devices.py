@@ -6,6 +6,7 @@ import ctypes
 import re
 import sys
 
+from care_cli import engines
 from care_cli.checkpoints import prepare_torch
 from care_cli.errors import CareError
 
@@ -46,8 +47,8 @@ def _driver_sees_a_card() -> bool:
 
 
 def precision_like(run: dict, asked: str, device: str) -> str:
-    """The precision that was asked for; for 'auto' that of a run's settings, or float32 where the CPU lacks it."""
+    """The precision that was asked for; for 'auto' that of a run's settings, or float32 where the device lacks it."""
     if asked != "auto":
         return asked
     made = run.get("precision", "float32")
-    return "float32" if made == "float16" and device == "cpu" else made
+    return made if engines.computes(made, device) else "float32"

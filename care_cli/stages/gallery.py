@@ -145,7 +145,6 @@ class _Cache:
     def __init__(self, catalog: Catalog):
         self.catalog = catalog
         self.folder = _folder(catalog)
-        self.written = False
 
     def block(self, name: str, generation: int, read: Callable[[], tuple[int, Block]]) -> Block:
         """The block of a generation, else the present one as `read` gives it with its generation."""
@@ -156,14 +155,12 @@ class _Cache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             search.save(block, path)
-            self.written = True
             return search.load(path)
         except OSError:
             return block  # a cache that can't be written costs memory and a second reading, no more
 
     def close(self) -> None:
-        if self.written:
-            _sweep(self.catalog)
+        _sweep(self.catalog)
 
 
 def _folder(catalog: Catalog) -> Path:

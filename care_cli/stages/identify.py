@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from care_cli.catalog import Catalog
     from care_cli.detectors import Detector
     from care_cli.embedders import Embedder
-    from care_cli.pages.sheet import QuerySheetRow
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class IdentifyConfig:
     candidates: Selection = field(default_factory=Selection)  # who comes into question
     name: str | None = None  # said of the animal of the one photo
     new: bool = False  # nobody bears that name yet
+    keep: bool = False  # the queries' pixels, for a sheet
 
 
 @dataclass
@@ -66,6 +66,7 @@ class Query:
     crop_id: int | None = None  # when it is in the catalog
     jpeg: bytes | None = None
     vector: np.ndarray | None = None  # (D,) float32, norm 1
+    digest: bytes | None = None  # of the pixels that it was made of
     candidates: list[Candidate] = field(default_factory=list)
     verdict: str | None = None
     reason: str = ""
@@ -216,7 +217,7 @@ class Identifier:
             ]
         else:
             self.detect(photo, decode(file, self.least))
-        photo.reading = Reading(photo.reading.photo, None)  # memory stays flat in the number of photos
+        photo.reading = Reading(photo.reading.photo, None)
 
     def detect(self, photo: QueryPhoto, reading: Reading) -> None:
         """Fill the queries of a photo that the catalog has no crops of."""
@@ -240,12 +241,12 @@ class Identifier:
         if not asked:
             return
         cfg, own = self.cfg, self.catalog.crops_of_images(self.own_event(photo))
-        for query, vector in zip(asked, index.embed(self.embedder, [query.jpeg for query in asked]), strict=True):
-            query.vector = vector
-            if vector is None:
+        for query, made in zip(asked, index.embed(self.embedder, [query.jpeg for query in asked]), strict=True):
+            query.vector, query.digest = made.vector, made.digest
+            if query.vector is None:
                 query.verdict, query.reason = "unsure", "its stored pixels are damaged: `care doctor`"
                 continue
-            query.candidates = self.gallery.search(vector, cfg.top, cfg.score, cfg.m, cfg.k, without=own)
+            query.candidates = self.gallery.search(query.vector, cfg.top, cfg.score, cfg.m, cfg.k, without=own)
             query.verdict, query.reason = decide(candidates=query.candidates, thresholds=self.thresholds)
 
     def own_event(self, photo: QueryPhoto) -> set[int]:
@@ -286,6 +287,9 @@ def run(catalog: Catalog, cfg: IdentifyConfig) -> tuple[Identifier, list[QueryPh
             identifier.look(photo, file)
         if photo.failure is None:
             identifier.answer(photo)
+        if not cfg.keep and cfg.name is None:
+            photo.queries = [replace(query, jpeg=None, vector=None) for query in photo.queries]
+            photo.detected = []
         photos.append(photo)
     return identifier, photos
 
@@ -324,7 +328,7 @@ def confirm(identifier: Identifier, photos: Sequence[QueryPhoto], number: int | 
     with catalog.transaction():
         crop_id = query.crop_id or add_photo(identifier, photo)[chosen]
         if query.vector is not None and identifier.as_indexed():
-            catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None])
+            catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None], [query.digest])
         score = best.similarity if best else None
         done = individuals.name(catalog, [crop_id], cfg.name, score=score, evidence=evidence)
     gallery.forget(catalog)
@@ -350,51 +354,3 @@ def add_photo(identifier: Identifier, photo: QueryPhoto) -> list[int]:
             black_out(catalog, crop_id, spare=ONE_BEING, run_id=run_id)
     boxes = [crop.detection.box for crop in photo.detected]
     return [ids[boxes.index(query.box)] for query in photo.queries]
-
-
-def contract(identifier: Identifier, photos: Sequence[QueryPhoto]) -> dict:
-    """The JSON contract of `care identify`; a photo that could not be read has `failure` beside no crops."""
-    return {"photos": [_photo(identifier, photo) for photo in photos]}
-
-
-def _photo(identifier: Identifier, photo: QueryPhoto) -> dict:
-    shown = {"path": photo.path, "crops": []}
-    if photo.failure:
-        return shown | {"failure": photo.failure}
-    for query in photo.queries:
-        candidates = [
-            {
-                "individual": one.individual,
-                "similarity": round(one.similarity, 4),
-                "probability": None,
-                "crop": int(identifier.gallery.crops[one.index]),
-            }
-            for one in query.candidates
-        ]
-        box = [round(value, 1) for value in query.box]
-        shown["crops"].append(
-            {"box": box, "category": query.category, "species": query.species, "verdict": query.verdict,
-             "reason": query.reason or None, "candidates": candidates}
-        )  # fmt: skip
-    return shown
-
-
-def sheet_rows(identifier: Identifier, photos: Sequence[QueryPhoto]) -> list[QuerySheetRow]:
-    """The answers as `pages.sheet.identify_sheet` draws them: one row for each animal."""
-    from care_cli.pages.sheet import QuerySheetRow
-
-    rows = []
-    for photo in photos:
-        for number, query in enumerate(photo.queries, 1):
-            if query.jpeg is None:
-                continue
-            crops = [int(identifier.gallery.crops[one.index]) for one in query.candidates]
-            pixels = identifier.catalog.pixels(crops)
-            candidates = [
-                (one.individual, one.similarity, None, pixels.get(crop))
-                for one, crop in zip(query.candidates, crops, strict=True)
-            ]
-            label = display_path(photo.found.relative).rpartition("/")[2]
-            label += f" · {number}" if len(photo.queries) > 1 else ""
-            rows.append(QuerySheetRow(label, query.jpeg, query.verdict, query.reason, candidates))
-    return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,7 +41,7 @@ def run(catalog: Catalog, cfg: IndexConfig) -> dict:
     there is no crop.
     """
     started = time.monotonic()
-    crop_ids = [row["crop"] for row in catalog.crop_rows(cfg.selection)]
+    crop_ids = catalog.crop_ids(cfg.selection)
     if not crop_ids:
         raise CareError("There is no animal crop to index. Run `care detect FOLDER` first, or widen the selection.")
     embedder, used = load(cfg.spec, cfg.device, cfg.engine, cfg.precision, catalog.notice)
@@ -51,12 +52,13 @@ def run(catalog: Catalog, cfg: IndexConfig) -> dict:
     without_pixels = catalog.without_pixels(crop_ids)
     damaged: list[int] = []
     with tqdm(total=len(todo), unit="crop", desc="index", disable=None) as bar:
-        for ids, vectors in embeddings_of(stored(catalog, todo, batch), embedder, batch):
-            damaged += [crop_id for crop_id, vector in zip(ids, vectors, strict=True) if vector is None]
-            good = [(crop_id, vector) for crop_id, vector in zip(ids, vectors, strict=True) if vector is not None]
+        for group in embeddings_of(stored(catalog, todo, batch), embedder, batch):
+            good = [one for one in group if one.vector is not None]
+            damaged += [one.crop_id for one in group if one.vector is None]
             if good:
-                catalog.add_embeddings(run_id, [crop_id for crop_id, _ in good], np.stack([v for _, v in good]))
-            bar.update(len(ids))
+                ids, vectors = [one.crop_id for one in good], np.stack([one.vector for one in good])
+                catalog.add_embeddings(run_id, ids, vectors, [one.digest for one in good])
+            bar.update(len(group))
     catalog.finish_run(run_id)
     seconds = time.monotonic() - started
     return {
@@ -98,31 +100,52 @@ def stored(catalog: Catalog, crop_ids: Sequence[int], page: int) -> Iterator[tup
         yield from catalog.pixels(crop_ids[start : start + page]).items()
 
 
-def embeddings_of(
-    crops: Iterable[tuple[int, bytes]], embedder: Embedder, batch: int
-) -> Iterator[tuple[list[int], list[np.ndarray | None]]]:
-    """Ids of stored crops and their vectors `(D,) float32`, None where the pixels are damaged; batch by batch.
+@dataclass(frozen=True)
+class Embedding:
+    """A stored crop on its way: its input `(S,S,3) uint8`, then its vector `(D,) float32`; None: damaged pixels."""
+
+    crop_id: int
+    digest: bytes  # SHA-256 of the stored pixels
+    pixels: np.ndarray | None = None
+    vector: np.ndarray | None = None
+
+
+def embeddings_of(crops: Iterable[tuple[int, bytes]], embedder: Embedder, batch: int) -> Iterator[list[Embedding]]:
+    """Stored crops with their vectors, batch by batch.
 
     Decoding and the network go on at the same time, ahead of the caller, who writes.
     """
 
-    def transformed(crop: tuple[int, bytes]) -> tuple[int, np.ndarray | None]:
+    def transformed(crop: tuple[int, bytes]) -> Embedding:
         crop_id, jpeg = crop
+        digest = hashlib.sha256(jpeg).digest()
         try:
-            return crop_id, embedder.transform(decode_jpeg(jpeg))
+            return Embedding(crop_id, digest, embedder.transform(decode_jpeg(jpeg)))
         except CareError:
-            return crop_id, None
+            return Embedding(crop_id, digest)
 
-    def embedded(group: list[tuple[int, np.ndarray | None]]) -> tuple[list[int], list[np.ndarray | None]]:
-        inputs = [pixels for _, pixels in group if pixels is not None]
+    def embedded(group: list[Embedding]) -> list[Embedding]:
+        inputs = [one.pixels for one in group if one.pixels is not None]
         vectors = iter(embedder.embed(np.stack(inputs)) if inputs else ())
-        return [crop_id for crop_id, _ in group], [None if pixels is None else next(vectors) for _, pixels in group]
+        return [
+            replace(one, pixels=None, vector=None if one.pixels is None else _sound(next(vectors))) for one in group
+        ]
 
-    ready = ahead(transformed, crops, depth=2 * batch * embedder.workers + WORKERS, weigh=lambda crop: len(crop[1]))
-    return ahead(embedded, batches(ready, batch), workers=embedder.workers, depth=embedder.workers + 1)
+    ready = ahead(
+        transformed,
+        crops,
+        depth=2 * batch + WORKERS,
+        weigh=lambda crop: len(crop[1]) + 3 * embedder.size**2,
+    )
+    groups = batches(ready, max(1, batch // embedder.workers))
+    return ahead(embedded, groups, workers=embedder.workers, depth=3 * embedder.workers)
 
 
-def embed(embedder: Embedder, jpegs: Sequence[bytes]) -> list[np.ndarray | None]:
-    """Vectors `(D,) float32` of crops, None where the pixels are damaged."""
-    numbered = enumerate(jpegs)
-    return [vector for _, vectors in embeddings_of(numbered, embedder, embedder.batch) for vector in vectors]
+def _sound(vector: np.ndarray) -> np.ndarray | None:
+    """The vector, or None when the network gave no direction: pixels without contrast, a number out of range."""
+    return vector if abs(float(np.linalg.norm(vector)) - 1) < 1e-3 else None
+
+
+def embed(embedder: Embedder, jpegs: Sequence[bytes]) -> list[Embedding]:
+    """Crops, in their order, with their vectors."""
+    return [one for group in embeddings_of(enumerate(jpegs), embedder, embedder.batch) for one in group]

@@ -66,10 +66,13 @@ class Job:
     @property
     def weight(self) -> int:
         """Bytes that it holds."""
-        picture = self.reading and self.reading.picture
-        return (self.file.size if self.file else 0) + (
-            images.PIXEL_BYTES * picture.width * picture.height if picture else 0
-        )
+        return (self.file.size if self.file else 0) + (self.prepared.pixels.nbytes if self.prepared else 0)
+
+    @property
+    def weight_while_cut(self) -> int:
+        """Bytes that it holds at most while its crops are cut."""
+        animals = any(one.category == "animal" for one in self.detections)
+        return self.weight + (images.PIXEL_BYTES * self.photo.width * self.photo.height if animals else 0)
 
 
 def least_side(image_size: int, decode: str) -> int | None:
@@ -104,13 +107,14 @@ def crops_of(
     )
     groups = ahead(
         partial(detected, detector=detector),
-        batches(jobs, batch, weigh=lambda job: job.weight, bound=IN_FLIGHT),
+        batches(jobs, max(1, batch // detector.workers), weigh=lambda job: job.weight),
         workers=detector.workers,
-        depth=detector.workers + 1,
+        depth=3 * detector.workers,
         weigh=lambda group: sum(job.weight for job in group),
+        bound=4 * IN_FLIGHT,  # so that several batches fit, each of at most the other links' bound
     )
     jobs = (job for group in groups for job in group)
-    return ahead(partial(cut, crop=crop, species=species), jobs, depth=depth, weigh=lambda job: job.weight)
+    return ahead(partial(cut, crop=crop, species=species), jobs, depth=depth, weigh=lambda job: job.weight_while_cut)
 
 
 def read(job: Job) -> Job:
@@ -135,12 +139,12 @@ def sort_out(catalog: Catalog, run_id: int, job: Job) -> Job:
 
 
 def decoded(job: Job, detector: Detector, least: int | None) -> Job:
-    """The job with its photo decoded and letterboxed, if it is wanted."""
+    """The job with its photo's facts and letterboxed picture, if it is wanted."""
     if not job.wanted:
         return job
     reading = images.decode(job.file, least)
     prepared = None if reading.picture is None else detector.prepare(reading.pixels, reading.scale)
-    return replace(job, reading=replace(reading), prepared=prepared)  # a copy, without the pixels that it kept
+    return replace(job, reading=Reading(reading.photo, None, file=job.file), prepared=prepared)
 
 
 def detected(jobs: list[Job], detector: Detector) -> list[Job]:
@@ -156,11 +160,14 @@ def detected(jobs: list[Job], detector: Detector) -> list[Job]:
 
 
 def cut(job: Job, crop: CropSettings, species: str | None) -> Job:
-    """The job with its crops, and without bytes and picture."""
+    """The job with its crops, and without its bytes; with a failure when the photo cannot be decoded again."""
     if job.reading is None:
         return job
-    crops = cut_crops(job.reading, job.detections, species, crop, job.people) if job.reading.picture else []
-    return replace(job, crops=crops, file=None, reading=Reading(job.reading.photo, None))
+    done = replace(job, file=None, reading=Reading(job.reading.photo, None), detections=())
+    try:
+        return replace(done, crops=cut_crops(job.reading, job.detections, species, crop, job.people))
+    except CareError as error:
+        return replace(done, failure=str(error))
 
 
 def found_in(reading: Reading, detector: Detector) -> list[Detection]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from care_cli.engines import cores
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-WORKERS = min(16, os.cpu_count() or 1)  # threads of one link; decoders leave Python's lock while they work
+WORKERS = min(16, cores())  # threads of one link; decoders leave Python's lock while they work
 IN_FLIGHT = 256_000_000  # bytes a link holds at most
 
 

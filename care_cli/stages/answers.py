@@ -1,0 +1,60 @@
+"""The answers of `identify` as others take them: as JSON, and as rows of a sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from care_cli.scan import display_path
+from care_cli.stages.identify import Identifier, QueryPhoto
+
+if TYPE_CHECKING:
+    from care_cli.pages.sheet import QuerySheetRow
+
+
+def contract(identifier: Identifier, photos: Sequence[QueryPhoto]) -> dict:
+    """The JSON contract of `care identify`; a photo that could not be read has `failure` beside no crops."""
+    return {"photos": [_photo(identifier, photo) for photo in photos]}
+
+
+def _photo(identifier: Identifier, photo: QueryPhoto) -> dict:
+    shown = {"path": photo.path, "crops": []}
+    if photo.failure:
+        return shown | {"failure": photo.failure}
+    for query in photo.queries:
+        candidates = [
+            {
+                "individual": one.individual,
+                "similarity": round(one.similarity, 4),
+                "probability": None,
+                "crop": int(identifier.gallery.crops[one.index]),
+            }
+            for one in query.candidates
+        ]
+        box = [round(value, 1) for value in query.box]
+        shown["crops"].append(
+            {"box": box, "category": query.category, "species": query.species, "verdict": query.verdict,
+             "reason": query.reason or None, "candidates": candidates}
+        )  # fmt: skip
+    return shown
+
+
+def sheet_rows(identifier: Identifier, photos: Sequence[QueryPhoto]) -> list[QuerySheetRow]:
+    """The answers as `pages.sheet.identify_sheet` draws them: one row for each animal."""
+    from care_cli.pages.sheet import QuerySheetRow
+
+    rows = []
+    for photo in photos:
+        for number, query in enumerate(photo.queries, 1):
+            if query.jpeg is None:
+                continue
+            crops = [int(identifier.gallery.crops[one.index]) for one in query.candidates]
+            pixels = identifier.catalog.pixels(crops)
+            candidates = [
+                (one.individual, one.similarity, None, pixels.get(crop))
+                for one, crop in zip(query.candidates, crops, strict=True)
+            ]
+            label = display_path(photo.found.relative).rpartition("/")[2]
+            label += f" · {number}" if len(photo.queries) > 1 else ""
+            rows.append(QuerySheetRow(label, query.jpeg, query.verdict, query.reason, candidates))
+    return rows
