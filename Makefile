@@ -29,7 +29,7 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 bench: $(VENV)/peers/ready
-	$(BIN)/python -m benchmarks --store
+	$(BIN)/python -m benchmarks --store --million $(BENCH)
 
 $(VENV)/peers/ready: benchmarks/requirements.txt $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/peers -r benchmarks/requirements.txt

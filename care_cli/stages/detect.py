@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from care_cli import registry
+from care_cli.errors import CareError
 from care_cli.records import ModelSpec
 from care_cli.scan import display_path, scan
 from care_cli.stages import gallery
@@ -83,7 +85,7 @@ def run(catalog: Catalog, cfg: DetectConfig, detector: Detector) -> dict:
     run_id = catalog.begin_run("detect", settings, detector.spec, paths=[str(path) for path in cfg.paths], **noted)
     tally = Tally()
     catalog.begin_meeting()
-    with progress(cfg.paths) as bar:
+    with progress(cfg.paths) as bar, swept_when_stopped(catalog):
         jobs = (job for page in pages(scan(cfg.paths), tally) for job in look_up(catalog, run_id, page, tally, bar))
         done = crops_of(
             catalog, run_id, jobs, detector, batch=batch, decode=cfg.decode, crop=cfg.crop, species=cfg.species
@@ -107,12 +109,23 @@ def run(catalog: Catalog, cfg: DetectConfig, detector: Detector) -> dict:
     return summary(catalog, run_id, tally, time.monotonic() - started)
 
 
+@contextlib.contextmanager
+def swept_when_stopped(catalog: Catalog) -> Iterator[None]:
+    """Vectors of crops in which a person was made black leave the cache, even when the run is stopped inside."""
+    try:
+        yield
+    except BaseException:
+        gallery.sweep(catalog)
+        raise
+
+
 def progress(paths: Sequence[Path]) -> tqdm:
     """A bar that learns how many photos there are while the work goes on; nothing is counted where none is shown."""
     bar = tqdm(unit="photo", desc="detect", disable=None)
 
     def learn() -> None:
-        bar.total = count(paths)
+        with contextlib.suppress(CareError):  # a card that goes away meanwhile is the scan's to tell
+            bar.total = count(paths)
 
     if not bar.disable:
         Thread(target=learn, daemon=True).start()

@@ -114,7 +114,7 @@ def open_gallery(catalog: Catalog, run_id: int, selection: Selection | None = No
 def forget(catalog: Catalog) -> None:
     """What was deleted from the catalog leaves the bytes of its file and of its cache."""
     catalog.expunge()
-    _sweep(catalog)
+    sweep(catalog)
 
 
 def damaged(catalog: Catalog, delete: bool = False) -> list[Path]:
@@ -160,7 +160,7 @@ class _Cache:
             return block  # a cache that can't be written costs memory and a second reading, no more
 
     def close(self) -> None:
-        _sweep(self.catalog)
+        sweep(self.catalog)
 
 
 def _folder(catalog: Catalog) -> Path:
@@ -172,8 +172,8 @@ def _file(name: str, generation: int) -> str:
     return f"{name}-{generation & (1 << 64) - 1:016x}{SUFFIX}"
 
 
-def _sweep(catalog: Catalog) -> None:
-    """Delete files of generations that are past, unfinished ones included."""
+def sweep(catalog: Catalog) -> None:
+    """Delete the cache's files of generations that are past, unfinished ones included."""
     present = {_file(f"{run}-{block}", one) for (run, block), one in catalog.embedding_blocks().items()}
     present |= {_file(f"names-{block}", one) for block, one in catalog.identity_blocks().items()}
     with contextlib.suppress(OSError):  # no folder: nothing was cached
