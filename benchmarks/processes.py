@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,30 +31,38 @@ class Done:
         return json.loads(self.out)
 
 
-def finish(command: list[str], accept: tuple[int, ...] = (0,), env: Mapping[str, str] | None = None) -> Done:
-    """Run a command to its end. LeftOut, with its last words, when its exit code is not accepted."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=out, stderr=err, env=os.environ | dict(env or {}))
-        peak = _wait(process)
-        seconds = time.perf_counter() - started
-        out.seek(0)
-        err.seek(0)
-        said, complaint = out.read(), err.read()
-    if process.returncode not in accept:
-        last = " ".join((complaint or said).strip().splitlines()[-3:])[-400:]
-        raise LeftOut(f"`{Path(command[0]).stem} {' '.join(command[1:4])} ...` ended with {process.returncode}: {last}")
-    return Done(seconds, peak, said, complaint)
-
-
-def _wait(process: subprocess.Popen) -> float | None:
-    """Wait for a process; its largest resident memory in MiB."""
-    if not hasattr(os, "wait4"):
-        process.wait()
-        return None
+# A process of its own starts the command and measures it: Linux counts to a child's peak what its parent held when it
+# was forked, and this one holds next to nothing.
+MEASURE = """
+import json, os, subprocess, sys, time
+started = time.perf_counter()
+process = subprocess.Popen(sys.argv[2:])
+peak = None
+if hasattr(os, "wait4"):
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+else:
+    process.wait()
+seconds = time.perf_counter() - started
+with open(sys.argv[1], "w") as report:
+    json.dump({"code": process.returncode, "seconds": seconds, "peak": peak}, report)
+"""
+
+
+def finish(command: list[str], accept: tuple[int, ...] = (0,), env: Mapping[str, str] | None = None) -> Done:
+    """Run a command to its end. LeftOut, with its last words, when its exit code is not accepted."""
+    with tempfile.TemporaryDirectory() as folder:
+        report, out, err = (Path(folder) / name for name in ("report", "out", "err"))
+        with out.open("wb") as said, err.open("wb") as complained:
+            measured = [sys.executable, "-I", "-S", "-c", MEASURE, str(report), *command]
+            subprocess.run(measured, stdout=said, stderr=complained, env=os.environ | dict(env or {}), check=True)
+        told = json.loads(report.read_text("utf-8"))
+        words, complaint = out.read_text("utf-8", "replace"), err.read_text("utf-8", "replace")
+    if told["code"] not in accept:
+        last = " ".join((complaint or words).strip().splitlines()[-3:])[-400:]
+        raise LeftOut(f"`{Path(command[0]).stem} {' '.join(command[1:4])} ...` ended with {told['code']}: {last}")
+    return Done(told["seconds"], told["peak"], words, complaint)
 
 
 def python(*arguments: object) -> list[str]:

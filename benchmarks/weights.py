@@ -40,6 +40,10 @@ def weights(bench: Bench) -> Weights:
 def write_pt(state: dict, header: dict, path: Path) -> None:
     """Our checkpoint of a detector in Ultralytics' form: the module itself, pickled, as its trainer saves it."""
     import torch
+
+    from care_cli.yolo import prepare_ultralytics
+
+    prepare_ultralytics()
     from ultralytics.nn.tasks import DetectionModel
 
     model = DetectionModel(f"{header['architecture']}.yaml", nc=len(header["names"]), verbose=False)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 MOST = 300  # boxes a photo
+THREADS = ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS")  # variables that say how many a library may use
 
 # a converted network says the same as torch's
 SAME_CONFIDENCE = 0.01  # by how much less a confidence differs
@@ -41,10 +42,15 @@ def prepare_ultralytics() -> None:
     import torch  # noqa: F401 - Ultralytics imported first would leave torch with one thread
     from PIL import Image
 
-    opener = Image.open
+    opener, threads = Image.open, {name: os.environ.get(name) for name in THREADS}
     import ultralytics  # noqa: F401
 
     Image.open = opener  # Ultralytics puts its own there, which wants a plug-in at every file that is no photo
+    for name, value in threads.items():  # and one thread, for whatever is loaded or started from here
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _settings_folder() -> Path:

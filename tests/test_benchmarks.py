@@ -118,7 +118,7 @@ def test_a_process_that_fails_leaves_its_row_out_with_its_last_words() -> None:
         finish([sys.executable, "-c", "import sys; sys.exit('no such peer')"])
     done = finish([sys.executable, "-c", "print(bytearray(200 * 2**20)[5])"])
     assert done.out == "0\n" and done.seconds > 0
-    assert done.peak_mb is None or done.peak_mb > 200  # Linux counts what the parent had when it forked
+    assert done.peak_mb is None or 200 < done.peak_mb < 250
 
 
 def test_the_command_line_measures_one_family_and_stores_nothing_unasked(root: Path) -> None:

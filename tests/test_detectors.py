@@ -499,3 +499,13 @@ def test_ultralytics_does_not_change_how_pillow_opens_photos() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == "True"
+
+
+def test_ultralytics_does_not_leave_one_thread_to_whatever_comes_later() -> None:
+    """Its import writes OMP_NUM_THREADS=1, which engines and child processes would obey."""
+    code = "import os; from care_cli.yolo import prepare_ultralytics, THREADS; prepare_ultralytics(); "
+    code += "print([os.environ.get(name) for name in THREADS])"
+    for said, left in (({}, "[None, None]"), ({"OMP_NUM_THREADS": "3"}, "['3', None]")):
+        clean = {name: value for name, value in os.environ.items() if name not in yolo.THREADS}
+        done = subprocess.run([sys.executable, "-c", code], env=clean | said, capture_output=True, text=True)
+        assert done.stdout.strip() == left, done.stderr
