@@ -6,6 +6,7 @@ import functools
 import platform
 import queue
 import sys
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 STREAMS = 8  # at most: each holds the activations of a batch
 EACH = 4  # photos that a stream likes at a time
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class _First:
+    """The first call in this process goes alone: OpenVINO's binding prepares itself for NumPy in it, and two threads
+    that come at once each hold what the other waits for (Python's lock, and that of the preparation), for ever."""
+
+    lock = threading.Lock()
+    done = False
 
 
 class OpenVINOEngine:
@@ -61,7 +70,13 @@ class OpenVINOEngine:
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """See `Engine`."""
-        return self._run(batch, min(EACH, -(-len(batch) // self.workers)))
+        each = min(EACH, -(-len(batch) // self.workers))
+        if _First.done:
+            return self._run(batch, each)
+        with _First.lock:
+            answers = self._run(batch, each)
+            _First.done = True
+        return answers
 
     def plan(self, height: int, width: int) -> None:
         """Nothing to choose: each stream takes a few photos at a time whatever their size."""

@@ -421,3 +421,37 @@ def test_a_run_made_in_a_precision_that_is_not_here_is_asked_in_float32(monkeypa
     monkeypatch.setattr(care_cli.openvino_engine, "abilities", lambda: ["FP32", "BF16"])
     assert precision_like({"precision": "bfloat16"}, "auto", "cpu") == "bfloat16"
     assert precision_like({}, "auto", "cpu") == "float32"
+
+
+FIRST_CALLS = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+import numpy as np
+from care_cli import openvino_engine
+from pathlib import Path
+engine = openvino_engine.OpenVINOEngine(Path(sys.argv[1]), "float32")
+together, photo = threading.Barrier(8), np.zeros((1, 64, 64, 3), np.uint8)
+
+def call():
+    together.wait()
+    engine(photo)
+
+threads = [threading.Thread(target=call) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print("all answered")
+"""
+
+
+def test_first_calls_from_many_threads_do_not_wait_for_each_other_for_ever(tmp_path) -> None:
+    """OpenVINO's binding deadlocks when its first two calls come at once; without the lock this hangs."""
+    from care_cli import openvino_engine
+
+    network = engines.Network(Filters(), {}, ((64, 64), (48, 80)), lambda a, b: np.allclose(a, b, atol=1e-4))
+    openvino_engine._save(openvino_engine.convert(network), tmp_path / "model.xml")
+    for _ in range(6):
+        done = subprocess.run(
+            [sys.executable, "-c", FIRST_CALLS, str(tmp_path / "model.xml")],
+            capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.stdout.strip() == "all answered", done.stderr
