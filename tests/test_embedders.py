@@ -367,3 +367,12 @@ def test_vectors_of_another_length_than_described_are_refused(tmp_path):
     save_file(timm.create_model("test_vit", pretrained=False, num_classes=0).state_dict(), path)
     with pytest.raises(CareError, match="vectors of 99 numbers, got 64"):
         embedders.load_embedder(described("timm", "test_vit", path, dim=99), path)
+
+
+@pytest.mark.parametrize("mode", ["center", "border", "squash"])
+@pytest.mark.parametrize("size", [(800, 1), (1, 800)])
+def test_a_crop_of_one_pixel_s_height_or_width_is_prepared_too(mode, size):
+    picture = Image.new("RGB", size, (10, 200, 30))
+    prepared = Preparation(32, mode)(picture)
+    assert prepared.shape == (32, 32, 3)
+    assert (prepared == (10, 200, 30)).all(2).any() and prepared.max() <= 200

@@ -21,7 +21,7 @@ from care_cli.catalog.embeddings import BLOCK
 from care_cli.decisions import Decision
 from care_cli.matching import SCORES, rank
 from care_cli.records import Selection
-from care_cli.stages import crops, doctor, gallery, individuals
+from care_cli.stages import crops, detect, doctor, gallery, individuals
 
 DIM = 24
 INDEX = 2  # the run
@@ -282,6 +282,16 @@ def test_a_persons_vector_leaves_the_cache_in_the_same_command(catalog, cache):
     assert not holds(cache, vector) and len(files(cache)) == 4
     check(catalog)
     assert not holds(cache, vector) and len(files(cache)) == 6
+
+
+def test_a_run_that_is_stopped_leaves_no_vector_of_a_person(catalog, cache):
+    check(catalog)
+    vector = catalog.vectors(INDEX, [7]).vectors[0]
+    with pytest.raises(KeyboardInterrupt), detect.swept_when_stopped(catalog):
+        catalog.db.conn.execute("UPDATE crops SET category = 'person', model_category = 'person' WHERE id = 7")
+        assert holds(cache, vector)
+        raise KeyboardInterrupt
+    assert not holds(cache, vector)
 
 
 def test_doctor_sweeps_what_another_program_left(catalog, cache):
