@@ -309,6 +309,8 @@ OF_EMBEDDERS = {
     "mean": ["x", [1], [float("nan")] * 3, [[0.5] * 3]],
     "std": [[0, 0, 0], [1] * 50],
     "dim": [0, "x", 10**12, 17],
+    "interpolation": ["random", "no filter"],
+    "crop_mode": ["spiral"],
     "thresholds": [["x"], {"known": "high", "new": 0}],
 }  # fmt: skip
 
