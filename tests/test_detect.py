@@ -15,14 +15,14 @@ from care_cli import registry
 from care_cli.catalog import Catalog
 from care_cli.cli.detect import gap, seconds
 from care_cli.errors import CareError
-from care_cli.images import decode_jpeg, read_photo
+from care_cli.images import cut_crop, decode_jpeg, read_photo
 from care_cli.records import Crop, Detection, Selection
 from care_cli.scan import scan
 from care_cli.stages import detect, photos
 from care_cli.stages.cropping import CropSettings
 from care_cli.stages.detect import DetectConfig
 from care_cli.stages.photos import Job, Tally, sort_out
-from care_cli.stages.places import add_place
+from care_cli.stages.places import add_place, place_of
 from care_cli.stages.preview import preview
 
 
@@ -256,3 +256,20 @@ def test_a_person_that_another_process_finds_meanwhile_is_black_in_the_new_crops
     x, y = 300 - rect["rect_x"], 200 - rect["rect_y"]
     assert stored[y : y + 80, x : x + 60].max() < 16
     assert stored[y - 60 : y - 20, x : x + 60].min() > 180
+
+
+@pytest.mark.parametrize(("whole", "scale"), [(True, 1), (False, 2)])
+def test_crops_are_cut_from_the_whole_picture_only_when_that_is_asked_for(tmp_path: Path, whole: bool, scale: int):
+    path = tmp_path / "large.jpg"
+    Image.fromarray(np.random.default_rng(4).integers(0, 255, (30, 40, 3), np.uint8)).resize((2000, 1500)).save(path)
+    [found] = scan([path])
+    box = (0.0, 0.0, 2000.0, 1500.0)
+    facts = read_photo(path)
+    job = replace(
+        photos.read(Job(found, place_of(tmp_path), None)),
+        reading=replace(facts, picture=None),
+        detections=[Detection(box, 0.9, "animal", "animal")],
+    )
+    [crop] = photos.cut(job, CropSettings(), None, whole).crops
+    picture = read_photo(path, None if scale == 1 else 1000).picture
+    assert crop.jpeg == cut_crop(picture, (0, 0, 2000, 1500), (800, 600), scale=scale)

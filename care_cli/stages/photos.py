@@ -114,7 +114,12 @@ def crops_of(
         bound=4 * IN_FLIGHT,  # so that several batches fit, each of at most the other links' bound
     )
     jobs = (job for group in groups for job in group)
-    return ahead(partial(cut, crop=crop, species=species), jobs, depth=depth, weigh=lambda job: job.weight_while_cut)
+    return ahead(
+        partial(cut, crop=crop, species=species, whole=least is None),
+        jobs,
+        depth=depth,
+        weigh=lambda job: job.weight_while_cut,
+    )
 
 
 def read(job: Job) -> Job:
@@ -159,13 +164,17 @@ def detected(jobs: list[Job], detector: Detector) -> list[Job]:
     return done
 
 
-def cut(job: Job, crop: CropSettings, species: str | None) -> Job:
-    """The job with its crops, and without its bytes; with a failure when the photo cannot be decoded again."""
+def cut(job: Job, crop: CropSettings, species: str | None, whole: bool = False) -> Job:
+    """The job with its crops, and without its bytes; with a failure when the photo cannot be decoded again.
+
+    Crops are cut from a picture as fine as they need, or from the `whole` one.
+    """
     if job.reading is None:
         return job
     done = replace(job, file=None, reading=Reading(job.reading.photo, None), detections=())
+    reading = images.decode(job.file) if whole and job.detections else job.reading
     try:
-        return replace(done, crops=cut_crops(job.reading, job.detections, species, crop, job.people))
+        return replace(done, crops=cut_crops(reading, job.detections, species, crop, job.people))
     except CareError as error:
         return replace(done, failure=str(error))
 
