@@ -91,6 +91,45 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class NamedPoint:
+    """A point of a template, in px of the image frame (keypoint sources that see only a crop say their frame)."""
+
+    name: str
+    x: float
+    y: float
+    mirror: str | None = None  # the name of its counterpart on the animal's other side
+
+
+@dataclass(frozen=True)
+class Template:
+    """An annotated reference crop; the row of `templates`."""
+
+    id: int
+    name: str
+    crop_id: int
+    species: str | None
+    points: tuple[NamedPoint, ...]
+    source: str  # expert | vlm | gradcam-resnet | gradcam-vit | random
+    about: dict = field(default_factory=dict)  # how it came about: file, model, replies, ...
+    created_at: str = ""  # UTC
+
+
+@dataclass(frozen=True, eq=False)
+class Keypoints:
+    """K named points of one crop, as one run found them or a hand put them."""
+
+    crop_id: int
+    names: tuple[str, ...]
+    kp_image: np.ndarray  # (K,2) float64, xy px, image frame
+    confidence: np.ndarray  # (K,) float32: peak cosine; 1 when set by hand
+    visible: np.ndarray  # (K,) bool: sure enough to be used; points that are not are kept and marked
+    margin: np.ndarray | None = None  # (K,) float32: peak cosine less the best one elsewhere
+    cycle: np.ndarray | None = None  # (K,) float32: there and back, as a share of the reference box's longer side
+    templates: tuple[int | None, ...] = ()  # (K,) the template that each point was carried from
+    source: str = "propagated"  # propagated | human | import
+
+
+@dataclass(frozen=True)
 class Selection:
     """Which photos or crops a command means; None leaves a filter out. Dates are 'YYYY-MM-DD', inclusive."""
 

@@ -24,7 +24,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "cli": (LEAVES | {"cli", "stages", "catalog", "registry", "pages", "exchange"}, set()),
     "stages": (
         FILES | {"stages", "exchange", "pages", "catalog", "detectors", "embedders", "engines", "registry", "matching",
-                 "search", "training"},
+                 "search", "training", "features", "keypoints", "evaluation"},
         {"torch"},
     ),
     "pages": (LEAVES | {"pages", "catalog"}, set()),
@@ -45,6 +45,11 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "torchvision", "timm", "ultralytics", "accelerate"},
     ),
     "evaluation": (LEAVES | {"evaluation"}, {"matplotlib", "sklearn"}),
+    "features": (
+        FILES | {"features", "engines", "encoders", "registry"},
+        {"torch", "torchvision", "timm", "diffusers", "transformers"},
+    ),
+    "keypoints": (FILES | {"keypoints", "features", "encoders", "backbones", "registry"}, {"torch", "timm"}),
     "search": (LEAVES, {"numkong"}),
     "matching": (LEAVES, set()),
     "registry": (FILES, set()),
