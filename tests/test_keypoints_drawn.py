@@ -212,11 +212,11 @@ def test_names_never_lie_over_each_other(wanted):
 
 
 def test_a_template_is_drawn_large_with_its_names(tmp_path):
-    chip = scenes.chip(1, "lynx") if hasattr(scenes, "chip") else np.full((120, 160, 3), 128, np.uint8)
-    pixels = np.asarray(chip)
-    height, width = pixels.shape[:2]
-    points = [NamedPoint("left_eye", width * 0.25, height * 0.25), NamedPoint("right_eye", width * 0.3, height * 0.25)]
-    draw_template(jpeg(pixels), points, tmp_path / "template.jpg")
+    chip = scenes.render_chip(scenes.make_individual("Cat", 1), np.random.default_rng(5))
+    width, height = chip.image.size
+    points = [NamedPoint(name, x, y) for name, (x, y, visible) in chip.keypoints.items() if visible]
+    assert len(points) > 3
+    draw_template(jpeg(np.asarray(chip.image)), points, tmp_path / "template.jpg")
     with Image.open(tmp_path / "template.jpg") as drawn:
         there = np.asarray(drawn).astype(int)
     yellow = np.abs(there - PLAIN).max(2) < 40
