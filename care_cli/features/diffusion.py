@@ -16,7 +16,7 @@ import numpy as np
 
 from care_cli import engines, registry
 from care_cli.errors import CareError
-from care_cli.features import FeatureConfig, components, refuse, whole_grid
+from care_cli.features import FeatureConfig, components, whole_grid
 from care_cli.records import ModelSpec
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def load_clean(
     precision: str = "auto",
     notice: engines.Notice | None = None,
 ) -> Diffusion:
-    """CleanDIFT: the U-Net of one file of weights beside the other parts of the model that `spec.architecture` names."""
+    """CleanDIFT: a U-Net in one file of weights, with the other parts of the model that `spec.architecture` names."""
     if cfg.timestep is not None or cfg.ensemble is not None:
         raise CareError(f"{spec.name} adds no noise: it has neither --timestep nor --ensemble, leave them out.")
     precision = _precision(spec, engine, precision, device)
@@ -147,7 +147,7 @@ class Diffusion:
         return ((mean - (self._vae.config.shift_factor or 0)) * self._vae.config.scaling_factor).cpu()
 
     def _noisy(self, latent: torch.Tensor, seed: int) -> torch.Tensor:
-        """`(E,c,s,s) float32`: draws of z_t = sqrt(abar) z_0 + sqrt(1 - abar) eps, from a generator of this crop's own."""
+        """`(E,c,s,s) float32`: draws of z_t = sqrt(abar) z_0 + sqrt(1 - abar) eps, by a generator of the crop's own."""
         import torch
 
         if not self._noise:
