@@ -20,12 +20,24 @@ import typer
 from typer.core import TyperGroup
 
 from care_cli import __version__
-from care_cli.cli import crops, detect, doctor, exchange, identify, images, index, individuals, models
+from care_cli.cli import crops, detect, doctor, exchange, identify, images, index, individuals, models, templates
 from care_cli.cli.output import Options, message
 from care_cli.errors import CareError
 from care_cli.scan import display_path
 
-ORDER = ("detect", "index", "identify", "images", "crops", "individuals", "export", "import", "models", "doctor")
+ORDER = (
+    "detect",
+    "index",
+    "identify",
+    "images",
+    "crops",
+    "individuals",
+    "templates",
+    "export",
+    "import",
+    "models",
+    "doctor",
+)
 DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -93,6 +105,7 @@ app.command("identify")(identify.identify)
 app.command("images")(images.images)
 app.add_typer(crops.app, name="crops")
 app.add_typer(individuals.app, name="individuals")
+app.add_typer(templates.app, name="templates")
 app.add_typer(exchange.export_app, name="export")
 app.add_typer(exchange.import_app, name="import")
 app.add_typer(models.app, name="models")

@@ -93,7 +93,7 @@ def propose(
     count = len(names) or count
     if count < 1:
         raise CareError(f"A template needs at least one point, but {count} were asked for.")
-    deadline = time.monotonic() + endpoint.total
+    deadline = time.monotonic() + sampling.samples * endpoint.timeout  # further tries included
     replies: list[str] = []
     answers: list[dict[str, NamedPoint]] = []
     settled = _settled(names)
