@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from care_cli import registry
 from care_cli.catalog import Catalog
 from care_cli.catalog.store import free_name
 from care_cli.decisions import checked_name
 from care_cli.errors import CareError
 from care_cli.geometry import Box, clip_box, to_crop, to_image
-from care_cli.images import read_file
+from care_cli.images import CROP_QUALITY, decode_jpeg, read_file
 from care_cli.keypoints import files, random_points, vlm
 from care_cli.keypoints.chat import Endpoint, address, key_from
 from care_cli.keypoints.points import checked
 from care_cli.outputs import refuse_scanned
 from care_cli.pages import sheet
-from care_cli.pages.keypoint_sheet import template_picture
-from care_cli.records import CropFrame, NamedPoint, Selection, Template
+from care_cli.records import CropFrame, ModelSpec, NamedPoint, Selection, Template
 from care_cli.scan import display_path
 
 PROTOTYPE = 32  # crops at most that say what an individual, or a species, looks like
@@ -102,7 +104,7 @@ def from_vlm(
     `notice` is told what goes where before it does.
     """
     frame = catalog.crop_to_annotate(crop_id)
-    [jpeg] = catalog.pixels([crop_id]).values()
+    jpeg = _picture_alone(catalog, crop_id)
     width, height = frame.size
     notice(
         f"Sent to {endpoint.url.partition('?')[0]}, for {endpoint.model} to read: the stored picture of crop {crop_id} "
@@ -112,6 +114,60 @@ def from_vlm(
         endpoint, jpeg, size=frame.size, box=_box_in_crop(frame), species=frame.species, count=count, names=names
     )
     return _proposal(frame, _in_image(points, frame), "vlm", about)
+
+
+def _picture_alone(catalog: Catalog, crop_id: int) -> bytes:
+    """JPEG of a stored crop, without whatever an imported file says beside its pixels: place, date, camera, owner."""
+    stream = io.BytesIO()
+    _pictures(catalog, [crop_id])[0].save(stream, "JPEG", quality=CROP_QUALITY)
+    return stream.getvalue()
+
+
+def _pictures(catalog: Catalog, crop_ids: Sequence[int]) -> list[Image.Image]:
+    return [decode_jpeg(jpeg) for jpeg in catalog.pixels(crop_ids).values()]
+
+
+def from_gradcam(
+    catalog: Catalog,
+    crop_id: int,
+    spec: ModelSpec,
+    count: int = 3,
+    notice: Callable[[str], None] = lambda text: None,
+) -> Proposal:
+    """Where a network looks when it tells this animal from others: peaks of Grad-CAM.
+
+    It compares with other crops of the same individual, or of the species where there are none. Raises CareError when
+    there are neither, and what `gradcam.peaks` raises.
+    """
+    from care_cli.keypoints import gradcam
+
+    frame = catalog.crop_to_annotate(crop_id)
+    crop_ids, of_what = _prototype(catalog, frame)
+    notice(f"Comparing with {len(crop_ids)} crops of {of_what}.")
+    [picture] = _pictures(catalog, [crop_id])
+    found, source = gradcam.peaks(spec, registry.fetch(spec), picture, count, _pictures(catalog, crop_ids))
+    about = {"model": spec.name, "sha256": registry.model_sha256(spec), "prototype": of_what, "crops": crop_ids}
+    return _proposal(frame, _in_image(found, frame), source, about)
+
+
+def _prototype(catalog: Catalog, frame: CropFrame) -> tuple[list[int], str]:
+    """Crops that say what the animal looks like, evenly chosen, and of what they are."""
+    individual = catalog.names_of_crops([frame.crop_id]).get(frame.crop_id)
+    for name, value in (("individual", individual), ("species", frame.species)):
+        if value is None:
+            continue
+        others = [
+            one for one in catalog.crop_ids(Selection(category="animal", **{name: value})) if one != frame.crop_id
+        ]
+        without = set(catalog.without_pixels(others))
+        others = [one for one in others if one not in without]
+        if others:
+            chosen = np.linspace(0, len(others) - 1, min(PROTOTYPE, len(others))).round().astype(int)
+            return [others[i] for i in chosen], value
+    raise CareError(
+        f"Grad-CAM compares crop {frame.crop_id} with others of the same animal or species, and there are none. Name "
+        "the animal (`care individuals name`), or say the species of several crops (`care crops set`)."
+    )
 
 
 def from_random(catalog: Catalog, crop_id: int, count: int, seed: int = 0) -> Proposal:
@@ -234,6 +290,8 @@ def origin(shown: dict) -> str:
 
 def draw(catalog: Catalog, shown: Template | Proposal, path: Path) -> None:
     """Write a picture of the reference crop with its named points to `path`; CareError as `sheet.check` says."""
+    from care_cli.pages.keypoint_sheet import template_picture
+
     frame = catalog.crop_to_annotate(shown.crop_id)
     [jpeg] = catalog.pixels([shown.crop_id]).values()
     template_picture(jpeg, points_in_crop(shown.points, frame), path)
