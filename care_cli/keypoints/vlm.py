@@ -96,7 +96,7 @@ def propose(
     deadline = time.monotonic() + sampling.samples * endpoint.timeout  # further tries included
     replies: list[str] = []
     answers: list[dict[str, NamedPoint]] = []
-    settled = _settled(names)
+    settled = checked_names(names)
     first = question(species, count, settled)
     for _ in tqdm(range(sampling.samples), desc="Asking", unit="answer", disable=None):
         words, form = question(species, count, settled), schema(count, settled)
@@ -117,8 +117,8 @@ def propose(
     return [NamedPoint(p.name, p.x * size[0], p.y * size[1], p.mirror) for p in points], about
 
 
-def _settled(names: Sequence[str]) -> list[str]:
-    """Names that are asked for, checked."""
+def checked_names(names: Sequence[str]) -> list[str]:
+    """Names that a model is asked for, as they are stored. CareError when one is none or given twice."""
     found = [checked_name(name) for name in names]
     if len({name.casefold() for name in found}) < len(found):
         raise CareError(f"Each point needs a name of its own, but got {', '.join(found)}.")

@@ -21,7 +21,7 @@ from care_cli.keypoints import files, random_points, vlm
 from care_cli.keypoints.chat import Endpoint, address, key_from
 from care_cli.keypoints.points import checked
 from care_cli.outputs import refuse_scanned
-from care_cli.pages import sheet
+from care_cli.pages.keypoint_sheet import check, template_picture
 from care_cli.records import CropFrame, ModelSpec, NamedPoint, Selection, Template
 from care_cli.scan import display_path
 
@@ -85,7 +85,7 @@ def from_file(catalog: Catalog, crop_id: int, path: Path, annotation: int | None
 
 
 def endpoint(url: str, model: str, timeout: float) -> Endpoint:
-    """Where a vision-language model is asked, with the key of the environment. CareError when the URL is none."""
+    """Where a vision-language model is asked, with the key of the environment. CareError when URL or key are none."""
     place = Endpoint(url, model, key_from(), timeout)
     address(place)
     return place
@@ -104,10 +104,11 @@ def from_vlm(
     `notice` is told what goes where before it does.
     """
     frame = catalog.crop_to_annotate(crop_id)
+    names = vlm.checked_names(names)
     jpeg = _picture_alone(catalog, crop_id)
     width, height = frame.size
     notice(
-        f"Sent to {endpoint.url.partition('?')[0]}, for {endpoint.model} to read: the stored picture of crop {crop_id} "
+        f"Sending to {endpoint.url.partition('?')[0]}, for {endpoint.model} to read: the stored picture of crop {crop_id} "
         f"({width} x {height} px, {len(jpeg) / 1000:.0f} kB, people black) and its species, if known."
     )
     points, about = vlm.propose(
@@ -227,7 +228,7 @@ def free_picture(name: str) -> Path:
 def check_places(catalog: Catalog, picture: Path | None, save: Path | None = None) -> None:
     """CareError where no picture or no file can be written; asked before long work begins."""
     if picture is not None:
-        sheet.check(picture, catalog.scanned_folders())
+        check(picture, catalog.scanned_folders())
     if save is not None:
         refuse_scanned(save, catalog.scanned_folders())
         if not save.absolute().parent.is_dir():
@@ -289,9 +290,7 @@ def origin(shown: dict) -> str:
 
 
 def draw(catalog: Catalog, shown: Template | Proposal, path: Path) -> None:
-    """Write a picture of the reference crop with its named points to `path`; CareError as `sheet.check` says."""
-    from care_cli.pages.keypoint_sheet import template_picture
-
+    """Write a picture of the reference crop with its named points to `path`; CareError where it cannot."""
     frame = catalog.crop_to_annotate(shown.crop_id)
     [jpeg] = catalog.pixels([shown.crop_id]).values()
     template_picture(jpeg, points_in_crop(shown.points, frame), path)
