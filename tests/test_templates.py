@@ -163,6 +163,7 @@ def test_names_are_taken_once_and_crops_must_be_animals_with_pixels(care, catalo
     assert done.code == 2 and "already" in done.err
     image = add_photo(catalog, "odd.PNG")
     [person] = add_crops(catalog, catalog.active_run(), image, "odd.PNG", [found((200.0, 30.0, 20.0, 20.0), "person")])
+    image = add_photo(catalog, "bare.PNG")
     [bare] = catalog.add_crops(
         catalog.active_run(), image, [Crop(Detection(BOX, 0.9, "a", "animal"), (32, 24, 96, 72))]
     )

@@ -108,8 +108,8 @@ def from_vlm(
     jpeg = _picture_alone(catalog, crop_id)
     width, height = frame.size
     notice(
-        f"Sending to {endpoint.url.partition('?')[0]}, for {endpoint.model} to read: the stored picture of crop {crop_id} "
-        f"({width} x {height} px, {len(jpeg) / 1000:.0f} kB, people black) and its species, if known."
+        f"Sending to {endpoint.url.partition('?')[0]}, to be read by {endpoint.model}: the stored picture of "
+        f"crop {crop_id} ({width} x {height} px, {len(jpeg) / 1000:.0f} kB, people black) and its species, if known."
     )
     points, about = vlm.propose(
         endpoint, jpeg, size=frame.size, box=_box_in_crop(frame), species=frame.species, count=count, names=names
