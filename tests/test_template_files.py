@@ -218,6 +218,22 @@ def test_coco_gives_the_points_that_are_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("photo", "annotation"),
+    [("x/A/IMG_1.JPG", 7), ("B/IMG_1.JPG", 8), ("C/IMG_1.JPG", None), ("IMG_1.JPG", None), ("C/IMG_3.JPG", 9)],
+)
+def test_of_photos_with_one_name_the_folders_decide(tmp_path: Path, photo: str, annotation: int | None) -> None:
+    document = coco([EYES] * 3, files_=("cards\\A\\IMG_1.JPG", "cards/B/IMG_1.JPG", "cards/B/IMG_3.JPG"))
+    for i, entry in enumerate(document["annotations"], 1):
+        entry["image_id"] = i
+    if annotation is None:
+        with pytest.raises(CareError, match="2 annotations that could be meant: 7, 8"):
+            read_text(tmp_path, "a.json", json.dumps(document), photo=[photo])
+    else:
+        found = read_text(tmp_path, "a.json", json.dumps(document), photo=["elsewhere/x.png", photo])
+        assert found.about["annotation"] == str(annotation)
+
+
+@pytest.mark.parametrize(
     ("key", "said"),
     [
         ("swap_pairs", [[0, 1]]),
@@ -249,7 +265,7 @@ def test_an_absent_counterpart_is_no_mirror(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "where", "words"),
     [
-        (coco([EYES]), {"photo": ["B/IMG_1.JPG"]}, "no annotation of B/IMG_1.JPG"),
+        (coco([EYES]), {"photo": ["A/IMG_2.JPG"]}, "no annotation of A/IMG_2.JPG"),
         (coco([EYES]), {"photo": ["MG_1.JPG"]}, "no annotation of"),
         (coco([EYES]), {}, "no annotation of the photo"),
         (coco([EYES]), {"annotation": 9}, "no annotation 9"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -183,7 +184,7 @@ def _from_coco(document: dict, path: Path, photo: list[str], wanted: int | None)
         chosen = [entry for entry in annotations if _is(entry.get("id"), wanted)]
         missing = f"{path} has no annotation {wanted}."
     else:
-        here = [image.get("id") for image in images if _shows(image, photo)]
+        here = [image.get("id") for image in _images_of(images, photo)]
         chosen = [entry for entry in annotations if any(_is(entry.get("image_id"), image) for image in here)]
         missing = f"{path} has no annotation of {photo[0] if photo else 'the photo'}; choose one with --annotation ID."
     if not chosen:
@@ -222,18 +223,19 @@ def _is(value: Any, wanted: Any) -> bool:
     return type(value) is type(wanted) and value == wanted
 
 
-def _shows(image: dict, photo: list[str]) -> bool:
-    """Does a COCO image mean the photo: is one path, component by component, the end of the other?"""
-    name = image.get("file_name")
+def _images_of(images: list[dict], photo: list[str]) -> list[dict]:
+    """The COCO images that mean the photo: of its file name, and of those the ones with most folders in common."""
+    shared = [max((_common_end(image.get("file_name"), known) for known in photo), default=0) for image in images]
+    most = max(shared, default=0)
+    return [image for image, count in zip(images, shared, strict=True) if count == most > 0]
+
+
+def _common_end(name: Any, known: str) -> int:
+    """How many components two paths have in common at their ends."""
     if not isinstance(name, str):
-        return False
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-    for known in photo:
-        ours = [part for part in known.split("/") if part]
-        shorter = min(len(parts), len(ours))
-        if shorter and parts[-shorter:] == ours[-shorter:]:
-            return True
-    return False
+        return 0
+    ends = zip(reversed(name.replace("\\", "/").split("/")), reversed(known.split("/")), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
 
 
 def _coco_points(entry: dict, category: dict, path: Path) -> list[NamedPoint]:
