@@ -109,7 +109,7 @@ def from_vlm(
     width, height = frame.size
     notice(
         f"Sending to {endpoint.url.partition('?')[0]}, to be read by {endpoint.model}: the stored picture of "
-        f"crop {crop_id} ({width} x {height} px, {len(jpeg) / 1000:.0f} kB, people black) and its species, if known."
+        f"crop {crop_id} ({width} x {height} px, {len(jpeg) / 1000:.0f} kB; people who were found are black) and its species."
     )
     points, about = vlm.propose(
         endpoint, jpeg, size=frame.size, box=_box_in_crop(frame), species=frame.species, count=count, names=names
