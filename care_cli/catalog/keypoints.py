@@ -137,6 +137,13 @@ class KeypointsTable:
             self.db.conn.execute("DELETE FROM templates WHERE id = ?", (template.id,))
         return resting
 
+    def points_carried(self) -> dict[int, int]:
+        """How many points were carried from each template, by its id; those without any are left out."""
+        rows = self.rows(
+            "SELECT template_id, count(*) AS points FROM keypoints WHERE template_id IS NOT NULL GROUP BY template_id"
+        )
+        return {row["template_id"]: row["points"] for row in rows}
+
     # -- points that runs find
 
     def without_keypoints(self, run_id: int, crop_ids: Sequence[int]) -> list[int]:

@@ -20,7 +20,19 @@ import typer
 from typer.core import TyperGroup
 
 from care_cli import __version__
-from care_cli.cli import crops, detect, doctor, exchange, identify, images, index, individuals, keypoints, models
+from care_cli.cli import (
+    crops,
+    detect,
+    doctor,
+    exchange,
+    identify,
+    images,
+    index,
+    individuals,
+    keypoints,
+    models,
+    templates,
+)
 from care_cli.cli.output import Options, message
 from care_cli.errors import CareError
 from care_cli.scan import display_path
@@ -32,6 +44,7 @@ ORDER = (
     "images",
     "crops",
     "individuals",
+    "templates",
     "keypoints",
     "export",
     "import",
@@ -105,6 +118,7 @@ app.command("identify")(identify.identify)
 app.command("images")(images.images)
 app.add_typer(crops.app, name="crops")
 app.add_typer(individuals.app, name="individuals")
+app.add_typer(templates.app, name="templates")
 app.add_typer(keypoints.app, name="keypoints")
 app.add_typer(exchange.export_app, name="export")
 app.add_typer(exchange.import_app, name="import")
