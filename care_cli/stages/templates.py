@@ -108,8 +108,8 @@ def from_vlm(
     jpeg = _picture_alone(catalog, crop_id)
     width, height = frame.size
     notice(
-        f"Sending to {endpoint.url.partition('?')[0]}, to be read by {endpoint.model}: the stored picture of "
-        f"crop {crop_id} ({width} x {height} px, {len(jpeg) / 1000:.0f} kB; people who were found are black) and its species."
+        f"Sending to {endpoint.url.partition('?')[0]}, to be read by {endpoint.model}: the species and the stored "
+        f"picture of crop {crop_id} ({width} x {height} px, {len(jpeg) / 1000:.0f} kB; people who were found are black)."
     )
     points, about = vlm.propose(
         endpoint, jpeg, size=frame.size, box=_box_in_crop(frame), species=frame.species, count=count, names=names
