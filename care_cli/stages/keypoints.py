@@ -17,7 +17,7 @@ from care_cli.records import Keypoints, Selection
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
 
-SOURCES = ("propagated", "human", "import")
+SOURCES = ("propagated", "human", "import")  # carried from a template, set by hand, from a file
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,13 @@ def _kept(one: Keypoints, wanted: PointSelection, template: int | None) -> Keypo
 
 
 def rows(catalog: Catalog, wanted: PointSelection) -> list[dict]:
-    """One row a point; x and y in px of the upright photo."""
+    """One row a point.
+
+    crop and name; x and y in px of the upright photo; confidence, the peak cosine, or 1 of points that a person set;
+    margin, by how much the best peak elsewhere is lower; cycle, how far off the way there and back ends, as a share of
+    the reference box's longer side; visible, 0 where the point is hidden or not sure; source, SOURCES; and the crop's
+    species, individual and path. None where nothing is known.
+    """
     found, crops = select(catalog, wanted)
     return [row for crop_id, one in found.items() for row in _rows(one, crops[crop_id])]
 
