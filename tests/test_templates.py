@@ -285,9 +285,10 @@ def test_a_proposal_that_is_not_confirmed_is_not_stored(care, catalog, monkeypat
 def test_names_and_count_are_asked_for(care: Care, catalog: Catalog) -> None:
     with serving(saying(points(EYES[:2]))) as server:
         assert ask(care, server, "--yes", "--count", 2).code == 0
-        assert ask(care, server, "--yes", "--names", "right_eye, left_eye", name="b").code == 0
+        assert ask(care, server, "--yes", "--names", "right_eye, left_eye", "--species", "Lynx", name="b").code == 0
     assert "Name 2 anatomical points" in server.asked[0].json["messages"][0]["content"][0]["text"]
-    assert "right_eye, left_eye" in server.asked[5].json["messages"][0]["content"][0]["text"]
+    words = server.asked[5].json["messages"][0]["content"][0]["text"]
+    assert "right_eye, left_eye" in words and "Lynx" in words and "Lion" not in words
     assert len(catalog.template("b").points) == 2
 
 

@@ -120,7 +120,7 @@ def _propose(ctx: typer.Context, catalog, source: str, crop: int):
         return stage.from_gradcam(catalog, crop, spec, given["count"], notice(ctx))
     names = [name for name in (given["names"] or "").split(",") if name.strip()]
     endpoint = stage.endpoint(given["vlm_url"], given["vlm_model"], given["vlm_timeout"])
-    return stage.from_vlm(catalog, crop, endpoint, given["count"], names, message)
+    return stage.from_vlm(catalog, crop, endpoint, given["count"], names, given["species"], message)
 
 
 def _confirmed(proposal, picture: Path) -> bool:

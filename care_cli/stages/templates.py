@@ -97,22 +97,25 @@ def from_vlm(
     endpoint: Endpoint,
     count: int = 3,
     names: Sequence[str] = (),
+    species: str | None = None,
     notice: Callable[[str], None] = lambda text: None,
 ) -> Proposal:
     """What a vision-language model proposes; the stored crop, people black in it, is the one picture that it is sent.
 
-    `notice` is told what goes where before it does.
+    It is told the crop's species, or `species` instead; `notice` is told what goes where before it does.
     """
     frame = catalog.crop_to_annotate(crop_id)
     names = vlm.checked_names(names)
     jpeg = _picture_alone(catalog, crop_id)
     width, height = frame.size
     notice(
-        f"Sending to {endpoint.url.partition('?')[0]}, to be read by {endpoint.model}: the stored picture of "
-        f"crop {crop_id} ({width} x {height} px, {len(jpeg) / 1000:.0f} kB; people who were found are black) and its species."
+        f"Sending to {endpoint.url.partition('?')[0]}, to be read by {endpoint.model}: the species and the stored "
+        f"picture of crop {crop_id} ({width} x {height} px, {len(jpeg) / 1000:.0f} kB; people that were found are "
+        "black)."
     )
+    species = species or frame.species
     points, about = vlm.propose(
-        endpoint, jpeg, size=frame.size, box=_box_in_crop(frame), species=frame.species, count=count, names=names
+        endpoint, jpeg, size=frame.size, box=_box_in_crop(frame), species=species, count=count, names=names
     )
     return _proposal(frame, _in_image(points, frame), "vlm", about)
 
