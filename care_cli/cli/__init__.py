@@ -20,12 +20,24 @@ import typer
 from typer.core import TyperGroup
 
 from care_cli import __version__
-from care_cli.cli import crops, detect, doctor, exchange, identify, images, index, individuals, models
+from care_cli.cli import crops, detect, doctor, exchange, identify, images, index, individuals, models, propagate
 from care_cli.cli.output import Options, message
 from care_cli.errors import CareError
 from care_cli.scan import display_path
 
-ORDER = ("detect", "index", "identify", "images", "crops", "individuals", "export", "import", "models", "doctor")
+ORDER = (
+    "detect",
+    "propagate-keypoints",
+    "index",
+    "identify",
+    "images",
+    "crops",
+    "individuals",
+    "export",
+    "import",
+    "models",
+    "doctor",
+)
 DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -88,6 +100,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("detect")(detect.detect)
+app.command("propagate-keypoints")(propagate.propagate_keypoints)
 app.command("index")(index.index)
 app.command("identify")(identify.identify)
 app.command("images")(images.images)
