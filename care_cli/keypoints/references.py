@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from care_cli import __version__, geometry
-from care_cli.errors import CareError
 from care_cli.features import Extractor, prepare, seed_of
 from care_cli.images import decode_jpeg
 from care_cli.keypoints.matching import Reference, mirror_indices

@@ -19,8 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from care_cli import search
-from care_cli.matching import Candidate, rank, shortlist
 from care_cli.keypoints import references
+from care_cli.matching import Candidate, rank, shortlist
 from care_cli.records import Selection
 from care_cli.search import Block
 from care_cli.weights import cache_folder

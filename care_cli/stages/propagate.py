@@ -39,8 +39,8 @@ class PropagateConfig:
 
     spec: ModelSpec  # the extractor
     templates: tuple[str, ...] = ()  # names; several are references of the same points. None: each species' only one
-    features: FeatureConfig = FeatureConfig()
-    match: MatchConfig = MatchConfig()
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
     prompt: str = PROMPT  # what crops show, for extractors with words
     device: str = "cpu"
     engine: str = "auto"  # auto | torch | openvino
