@@ -99,9 +99,7 @@ class Diffusion:
         self.size = asked.get("size") or _own_size(spec, self._unet, self._vae)
         whole_grid(spec, self.size, _step(self._unet, self._vae))
         block = _block(spec, self._unet, asked["block"])
-        ups = sum(bool(one.upsamplers) for one in self._unet.up_blocks[: block + 1])
-        self.stride = float(_step(self._unet, self._vae) / 2**ups)
-        self.channels = int(self._unet.up_blocks[block].resnets[-1].out_channels)
+        self.stride, self.channels = grid(self._unet, self._vae, block)
         self.settings: dict[str, Any] = {
             "extractor": "diffusion" if noise else "cleandift",
             "size": self.size,
@@ -261,6 +259,12 @@ def _out_of_memory(error: BaseException) -> bool:
 
     words = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in words
+
+
+def grid(unet: Any, vae: Any, block: int) -> tuple[float, int]:
+    """Stride in px of the photo, and channels, of what an up-block answers."""
+    ups = sum(bool(one.upsamplers) for one in unet.up_blocks[: block + 1])
+    return float(_step(unet, vae) / 2**ups), int(unet.up_blocks[block].resnets[-1].out_channels)
 
 
 def _factor(vae: Any) -> int:
