@@ -10,6 +10,7 @@ import catalogs
 import numpy as np
 import pytest
 import textures
+from PIL import Image
 from test_cli import Care, runner
 
 from care_cli.catalog import Catalog
@@ -319,8 +320,12 @@ def test_command(care: Care, survey, spec: ModelSpec) -> None:
     assert again.code == 0 and again.out.startswith(f"{CROPS} crops with points by timm:test_resnet, 0 new")
     catalog.replace_pixels(2, b"no picture")
     textures.add(catalog, catalog.latest_run("detect")["id"], 40, species="Fox")
-    bad = care(*asked, "--no-cycle", "--confidence", 0.1)
+    assert "Sheet" not in again.err and not (catalog.path.parent / "points.jpg").exists()
+    bad = care(*asked, "--no-cycle", "--confidence", 0.1, "--sheet", catalog.path.parent / "points.jpg")
     assert bad.code == 1
     assert "damaged; run `care doctor`: 2." in bad.err and "1 crops of Fox have no template" in bad.err
+    with Image.open(catalog.path.parent / "points.jpg") as sheet:
+        assert sheet.width > 1000  # four crops beside each other
+    assert care(*asked, "--sheet", catalog.path.parent / "points.png").code == 2
     assert care(*asked, "--refine", "best").code == 2
     assert "multiple" in care(*asked, "--size", 97).err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import catalogs
@@ -13,6 +14,8 @@ from PIL import Image
 
 from care_cli.errors import CareError
 from care_cli.features import FeatureConfig
+from care_cli.pages import cells
+from care_cli.pages.sheet import identify_sheet
 from care_cli.records import ModelSpec
 from care_cli.stages import answers, identify, index, individuals, propagate
 from care_cli.stages.identify import IdentifyConfig
@@ -64,6 +67,25 @@ def test_a_new_photo_gets_its_points(catalog, photo) -> None:
     assert all(point["visible"] and point["confidence"] > 0.8 for point in crop["keypoints"])
     json.dumps(crop)
     assert len(catalog.keypoints(range(1, 100))) == 4  # nothing was written
+
+
+def test_points_are_drawn_where_they_are(catalog, photo, tmp_path: Path) -> None:
+    """The pictures differ round the points, and nowhere else on the query."""
+    path, truth = photo
+    identifier, photos = ask(catalog, path, keep=True)
+    [row] = answers.sheet_rows(identifier, photos)
+    with_points, without = (
+        np.asarray(Image.open(identify_sheet([one], tmp_path / "sheet.jpg")[0])).astype(int)
+        for one in (row, replace(row, points=None))
+    )
+    changed = np.argwhere(np.abs(with_points - without).max(2) > 40)[:, ::-1]
+    (width, height), cell = Image.open(path).size, cells.CELL
+    scale = cell / max(width, height)
+    left = cells.MARGIN + (cell - round(width * scale)) // 2
+    top = cells.HEADING + cells.GAP + (cell - round(height * scale)) // 2
+    places = np.array([(left + x * scale, top + y * scale) for x, y in truth.values()])
+    apart = np.linalg.norm(changed[:, None] - places, axis=2)
+    assert apart.min(1).max() < 25 and (apart.min(0) < 6).all()
 
 
 def test_nothing_is_loaded_unasked(catalog, photo) -> None:

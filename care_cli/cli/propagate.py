@@ -38,24 +38,27 @@ def propagate_keypoints(
     ] = None,
     engine: output.Engine = "auto",
     precision: output.Precision = "auto",
+    sheet: Annotated[Path | None, typer.Option(help="Write a picture of crops with their points: FILE.jpg.")] = None,
     run: Annotated[int | None, typer.Option(help="A detect run other than the active one.")] = None,
 ) -> None:
     """Carry named points from an annotated crop to all crops; run it again after new photos."""
     from care_cli import registry
-    from care_cli.features import FeatureConfig
-    from care_cli.keypoints.matching import MatchConfig
+    from care_cli.pages.keypoint_sheet import check
     from care_cli.records import Selection
+    from care_cli.stages import keypoints
     from care_cli.stages import propagate as stage
     from care_cli.stages.devices import choose
 
     device = choose(ctx.obj.device)
     role = f"propagate:{device.partition(':')[0]}"
     with output.open_catalog(ctx) as catalog:
+        if sheet:
+            check(sheet, catalog.scanned_folders())
         cfg = stage.PropagateConfig(
             spec=registry.find_extractor(extractor, weights) if extractor else registry.default(role),
             templates=tuple(template or ()),
-            features=FeatureConfig(size, block, timestep, ensemble),
-            match=MatchConfig(refine=refine, align=align, cycle=None if no_cycle else cycle, least=least),
+            features=stage.FeatureConfig(size, block, timestep, ensemble),
+            match=stage.MatchConfig(refine=refine, align=align, cycle=None if no_cycle else cycle, least=least),
             prompt=prompt,
             device=device,
             engine=engine,
@@ -64,6 +67,10 @@ def propagate_keypoints(
             selection=Selection(category="animal", species=species, confidence=confidence, run=run),
         )
         done = stage.run(catalog, cfg)
+        if sheet:
+            runs = done["runs"]
+            wanted = keypoints.PointSelection(species, run=runs[0] if len(runs) == 1 else None)
+            done["sheet"] = keypoints.sheet(catalog, sheet, wanted)["files"]
     show(ctx, done)
     if done["too_small"] or done["damaged"]:
         raise typer.Exit(1)
@@ -78,6 +85,8 @@ def show(ctx: typer.Context, done: dict) -> None:
         print(f"{done['crops']} crops with points by {done['model']}, {done['new']} new{unsure}.")
         runs = ", ".join(map(str, done["runs"]))
         output.notice(ctx)(f"Run {runs}: {done['seconds']:.1f} s. Next: `care keypoints list`, or --sheet FILE.jpg.")
+        if done.get("sheet"):
+            output.notice(ctx)(f"Sheet: {', '.join(done['sheet'])}")
     for species, crops in done["without_template"].items():
         output.message(f"{crops} crops of {species} have no template; annotate one: `care templates add`.")
     if done["without_pixels"]:

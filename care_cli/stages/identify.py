@@ -17,7 +17,7 @@ from care_cli.decisions import checked_name
 from care_cli.errors import CareError
 from care_cli.images import File, Reading, decode, read_file
 from care_cli.matching import SCORES, Candidate, Thresholds, decide
-from care_cli.records import Crop, Detection, Keypoints, ModelSpec, Selection
+from care_cli.records import Crop, CropFrame, Detection, Keypoints, ModelSpec, Selection
 from care_cli.scan import Found, display_path, scan
 from care_cli.stages import detect, gallery, index, individuals
 from care_cli.stages.cropping import CropSettings, cut_crops
@@ -70,6 +70,7 @@ class Query:
     vector: np.ndarray | None = None  # (D,) float32, norm 1
     digest: bytes | None = None  # of the pixels that it was made of
     keypoints: Keypoints | None = None  # when they were asked for
+    frame: CropFrame | None = None  # where its points lie
     points_run: int | None = None  # the run that they belong to when they are new
     candidates: list[Candidate] = field(default_factory=list)
     verdict: str | None = None

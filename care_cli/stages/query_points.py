@@ -45,16 +45,18 @@ class QueryPoints:
         """
         known = self.catalog.keypoints(query.crop_id for query in photo.queries if query.crop_id)
         for query in photo.queries:
-            query.keypoints = known.get(query.crop_id)
+            if query.jpeg is None:
+                continue
+            query.keypoints, query.frame = known.get(query.crop_id), self._frame(photo, query)
             run = self._run(query.species or self.species)
-            if query.keypoints is not None or query.jpeg is None or run is None:
+            if query.keypoints is not None or run is None:
                 continue
             propagator, as_made = self._load(run)
             try:
                 [found] = propagator.points([query.jpeg])
             except CareError:
                 continue
-            query.keypoints = propagator.keypoints(found, self._frame(photo, query))
+            query.keypoints = propagator.keypoints(found, query.frame)
             query.points_run = run["id"] if as_made else None
 
     def _run(self, species: str | None) -> dict | None:
