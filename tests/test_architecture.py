@@ -59,7 +59,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     **{leaf: (LEAVES, set()) for leaf in LEAVES},
 }  # fmt: skip
 SQL_ROOM = "catalog"
-LONG = {"detect", "identify", "train"}  # two lists of options, and the one loop that is read top to bottom
+LONG = {"detect", "identify", "propagate_keypoints", "train"}  # lists of options, and the one loop read top to bottom
 
 
 def modules() -> list[Path]:

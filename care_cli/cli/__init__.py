@@ -31,6 +31,7 @@ from care_cli.cli import (
     individuals,
     keypoints,
     models,
+    propagate,
     templates,
 )
 from care_cli.cli.output import Options, message
@@ -39,6 +40,7 @@ from care_cli.scan import display_path
 
 ORDER = (
     "detect",
+    "propagate-keypoints",
     "index",
     "identify",
     "images",
@@ -113,6 +115,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("detect")(detect.detect)
+app.command("propagate-keypoints")(propagate.propagate_keypoints)
 app.command("index")(index.index)
 app.command("identify")(identify.identify)
 app.command("images")(images.images)

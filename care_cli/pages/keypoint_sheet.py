@@ -30,7 +30,7 @@ from care_cli.pages.cells import (
 )
 from care_cli.records import NamedPoint
 
-__all__ = ["Cell", "check", "keypoint_sheet", "template_picture"]
+__all__ = ["Cell", "check", "keypoint_sheet", "mark", "template_picture"]
 
 COLUMNS, ROWS = 4, 15  # of a sheet; more crops go to the next file
 CELL = 272  # px, width and height of a picture
@@ -112,18 +112,29 @@ def _points(
     lies = picture(sheet, draw, place, cell.jpeg, cell=CELL)
     if lies is None:
         return 0
+    points, order = mark(sheet, lies, cell, low, high)
+    taken = [_around(points[index], RADIUS) for index in order]
+    bounds = place[0], place[1], place[0] + CELL, place[1] + CELL
+    for index in sorted(order):
+        label = str(numbers[cell.names[index]])
+        taken.append(_label(draw, label, 12, points[index], taken, bounds))
+    return len(points) - len(order)
+
+
+def mark(
+    sheet: Image.Image, lies: tuple[float, float, float, float], cell: Cell, low: float = 0.0, high: float = 1.0
+) -> tuple[np.ndarray, list[int]]:
+    """Draw the points of a crop that lies at `x, y, w, h` px of a sheet, the surest on top.
+
+    Returns all places `(K,2)` px on the sheet, and which of them lie in the crop and were drawn.
+    """
     x, y, w, h = lies
     inside = ((cell.kp_crop >= 0) & (cell.kp_crop <= cell.size)).all(1)
     points = cell.kp_crop * [w / cell.size[0], h / cell.size[1]] + [x, y]
     order = [index for index in np.argsort(cell.confidence, kind="stable").tolist() if inside[index]]
     for index in order:
         _mark(sheet, points[index], colour(cell.confidence[index], low, high), hollow=not cell.visible[index])
-    taken = [_around(points[index], RADIUS) for index in order]
-    bounds = place[0], place[1], place[0] + CELL, place[1] + CELL
-    for index in sorted(order):
-        label = str(numbers[cell.names[index]])
-        taken.append(_label(draw, label, 12, points[index], taken, bounds))
-    return int((~inside).sum())
+    return points, order
 
 
 def template_picture(jpeg: bytes, points: Iterable[NamedPoint], path: Path) -> None:

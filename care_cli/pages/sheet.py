@@ -29,6 +29,7 @@ from care_cli.pages.cells import (
     series,
     wrap,
 )
+from care_cli.pages.keypoint_sheet import Cell, mark
 
 ROWS = 40  # of a sheet; more go to the next file
 COLUMNS = 5  # of one animal's photos
@@ -47,6 +48,7 @@ class QuerySheetRow:
     verdict: str  # known | new | unsure
     reason: str
     candidates: Sequence[Candidate]
+    points: Cell | None = None  # the crop's named points, where they were asked for
 
 
 def identify_sheet(rows: Sequence[QuerySheetRow], path: Path) -> list[Path]:
@@ -102,7 +104,9 @@ def _identify_page(rows: Sequence[QuerySheetRow], subtitle: str) -> Image.Image:
 
 def _query(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: QuerySheetRow, y: int) -> None:
     colour = COLOURS.get(row.verdict, GREY)
-    picture(sheet, draw, (MARGIN, y), row.jpeg, outline=INK)
+    lies = picture(sheet, draw, (MARGIN, y), row.jpeg, outline=INK)
+    if lies and row.points:
+        mark(sheet, lies, row.points)
     for line, text in enumerate(wrap(row.label, font(13, bold=True), CELL, 2)):
         draw.text((MARGIN, y + CELL + 6 + 18 * line), text, INK, font(13, bold=True))
     x = MARGIN + CELL + GAP

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from care_cli.geometry import to_crop
 from care_cli.scan import display_path
-from care_cli.stages.identify import Identifier, QueryPhoto
+from care_cli.stages.identify import Identifier, Query, QueryPhoto
 
 if TYPE_CHECKING:
+    from care_cli.pages.keypoint_sheet import Cell
     from care_cli.pages.sheet import QuerySheetRow
 
 
@@ -36,7 +38,20 @@ def _photo(identifier: Identifier, photo: QueryPhoto) -> dict:
             {"box": box, "category": query.category, "species": query.species, "verdict": query.verdict,
              "reason": query.reason or None, "candidates": candidates}
         )  # fmt: skip
+        if identifier.points:
+            shown["crops"][-1]["keypoints"] = _points(query)
     return shown
+
+
+def _points(query: Query) -> list[dict]:
+    """A query's points, px of the image frame; none when they could not be found."""
+    one = query.keypoints
+    return [] if one is None else [
+        {"name": name, "x": round(x, 2), "y": round(y, 2), "confidence": round(confidence, 4), "visible": visible}
+        for name, (x, y), confidence, visible in zip(
+            one.names, one.kp_image.tolist(), one.confidence.tolist(), one.visible.tolist(), strict=True
+        )
+    ]  # fmt: skip
 
 
 def sheet_rows(identifier: Identifier, photos: Sequence[QueryPhoto]) -> list[QuerySheetRow]:
@@ -56,5 +71,14 @@ def sheet_rows(identifier: Identifier, photos: Sequence[QueryPhoto]) -> list[Que
             ]
             label = display_path(photo.found.relative).rpartition("/")[2]
             label += f" · {number}" if len(photo.queries) > 1 else ""
-            rows.append(QuerySheetRow(label, query.jpeg, query.verdict, query.reason, candidates))
+            points = _cell(query, label) if query.keypoints else None
+            rows.append(QuerySheetRow(label, query.jpeg, query.verdict, query.reason, candidates, points))
     return rows
+
+
+def _cell(query: Query, label: str) -> Cell:
+    from care_cli.pages.keypoint_sheet import Cell
+
+    one, frame = query.keypoints, query.frame
+    kp_crop = to_crop(one.kp_image, frame.rect, frame.size)
+    return Cell(query.jpeg, label, one.names, kp_crop, one.confidence, one.visible, frame.size)
