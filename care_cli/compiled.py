@@ -26,7 +26,7 @@ from care_cli.errors import CareError
 from care_cli.weights import cache_folder, digest, file_sha256
 
 BUILDERS = ("torch", "timm", "ultralytics", "open_clip_torch")  # packages whose version may change a graph
-SOURCES = ("openvino_engine", "yolo", "encoders", "backbones", "checkpoints")  # modules of ours that make graphs
+SOURCES = ("openvino_engine", "yolo", "encoders", "backbones", "checkpoints", "features/backbone")  # they make graphs
 DAY = 86400  # seconds
 UNUSED_DAYS = 60  # after which a folder goes
 
@@ -111,7 +111,7 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "absent"
     for module in SOURCES:
-        versions[module] = file_sha256(Path(__file__).with_name(f"{module}.py"))
+        versions[module] = file_sha256(Path(__file__).parent / f"{module}.py")
     return versions
 
 

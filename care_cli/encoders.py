@@ -81,8 +81,8 @@ def save_embedder(model: torch.nn.Module, path: Path, header: dict[str, Any]) ->
 
 def _timm(spec: ModelSpec, weights: Path) -> Built:
     model = build_backbone(spec.architecture)
-    _load(model, checkpoints.load_state(weights), weights, head=_classifier(model))
-    return model, *_as_timm_says(model, spec.architecture, _said(spec))
+    load_weights(model, checkpoints.load_state(weights), weights, head=classifier_layers(model))
+    return model, *as_timm_says(model, spec.architecture, stated(spec))
 
 
 def _ours(spec: ModelSpec, weights: Path) -> Built:
@@ -91,9 +91,9 @@ def _ours(spec: ModelSpec, weights: Path) -> Built:
         raise CareError(f"{weights.name} is not an embedder; its header says {header.get('task', 'nothing')}")
     options = header.get("options") or {}
     model = checkpoints.build(weights, functools.partial(build_backbone, header["architecture"], **options))
-    _load(model, checkpoints.load_state(weights), weights)
+    load_weights(model, checkpoints.load_state(weights), weights)
     said = {key: header[key] for key in DATA_KEYS if header.get(key) is not None}
-    settings, preparation = _as_timm_says(model, header["architecture"], said)
+    settings, preparation = as_timm_says(model, header["architecture"], said)
     return model, settings | {"method": header.get("method")}, preparation
 
 
@@ -117,9 +117,9 @@ def _miewid(spec: ModelSpec, weights: Path) -> Built:
     for name in ("pooling.p", "backbone.global_pool.p"):
         if name in state:
             state["power"] = state.pop(name)
-    _load(model, state, weights, head=("final", "backbone.classifier"))
-    said = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"} | _said(spec)
-    return model, *_as_timm_says(model.backbone, spec.architecture, said)
+    load_weights(model, state, weights, head=("final", "backbone.classifier"))
+    said = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"} | stated(spec)
+    return model, *as_timm_says(model.backbone, spec.architecture, said)
 
 
 def _open_clip(spec: ModelSpec, weights: Path) -> Built:
@@ -134,8 +134,8 @@ def _open_clip(spec: ModelSpec, weights: Path) -> Built:
         model = open_clip.create_model(spec.architecture, pretrained=None, load_weights=False)
     finally:
         logging.disable(before)
-    _load(model, checkpoints.load_state(weights), weights)
-    said = {key: list(value) for key, value in _said(spec).items() if key in ("mean", "std")}
+    load_weights(model, checkpoints.load_state(weights), weights)
+    said = {key: list(value) for key, value in stated(spec).items() if key in ("mean", "std")}
     preprocess = PreprocessCfg(**{**model.visual.preprocess_cfg, **said})
     size = preprocess.size if isinstance(preprocess.size, int) else preprocess.size[0]
     settings = {
@@ -156,12 +156,12 @@ def _open_clip(spec: ModelSpec, weights: Path) -> Built:
     return model.visual, settings, preparation
 
 
-def _said(spec: ModelSpec) -> dict[str, Any]:
+def stated(spec: ModelSpec) -> dict[str, Any]:
     """The data configuration that a registry entry states."""
     return {key: getattr(spec, key) for key in ("input_size", "mean", "std") if getattr(spec, key) is not None}
 
 
-def _as_timm_says(
+def as_timm_says(
     model: torch.nn.Module, architecture: str, said: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings, and the preparation of timm's evaluation, from the model's data configuration; `said` goes first."""
@@ -206,13 +206,15 @@ def _agree(expected: np.ndarray, answer: np.ndarray) -> bool:
     return bool(((expected * answer).sum(1) >= COSINE * norms).all())
 
 
-def _classifier(model: torch.nn.Module) -> tuple[str, ...]:
+def classifier_layers(model: torch.nn.Module) -> tuple[str, ...]:
     """Names of the layers that only classify: absent from a model that ends in its features."""
     names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _load(model: torch.nn.Module, state: dict[str, torch.Tensor], weights: Path, head: tuple[str, ...] = ()) -> None:
+def load_weights(
+    model: torch.nn.Module, state: dict[str, torch.Tensor], weights: Path, head: tuple[str, ...] = ()
+) -> None:
     """Strict but for the classifier, after timm's own translation of older names."""
     translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if translate is not None:

@@ -20,7 +20,10 @@ LARGEST_OPTION = 4096  # channels, px
 DEEPEST = 200  # layers
 LARGEST_DIM = 100_000  # numbers of an embedding
 LARGEST_FILE = 2**50  # bytes
-ROLE = re.compile(r"detect:(cpu|cuda)|index")
+ROLE = re.compile(r"(detect|propagate):(cpu|cuda)|index")
+PEOPLE = {"person", "people", "human", "man", "woman", "child"}
+VEHICLES = {"vehicle", "car", "truck", "bus", "motorcycle", "motorbike", "bicycle", "bike", "atv", "quad"}
+NOTHING = {"empty", "blank", "background", "none", "nothing"}
 
 
 def check_name(where: str, name: Any) -> None:
@@ -51,6 +54,25 @@ def checked_classes(where: str, classes: Any) -> dict[str, dict]:
         if not (value.get("species") is None or _is_label(value["species"])):
             raise CareError(f"{where}: the species of class {label!r} must be its name, got {_shown(value['species'])}")
     return full
+
+
+def meanings(names: Iterable[str]) -> dict[str, dict]:
+    """Class name to `{category, species?}` by the names alone: people and vehicles are recognised, 'animal' is of open
+    species, words for nothing are left out, and every other class is an animal of the species it is named after."""
+    meaning: dict[str, dict] = {}
+    for name in names:
+        word = name.strip().lower()
+        if word in NOTHING:
+            continue
+        if word in PEOPLE:
+            meaning[name] = {"category": "person"}
+        elif word in VEHICLES:
+            meaning[name] = {"category": "vehicle"}
+        elif word == "animal":
+            meaning[name] = {"category": "animal"}
+        else:
+            meaning[name] = {"category": "animal", "species": name}
+    return meaning
 
 
 def check_values(where: str, values: dict[str, Any]) -> None:
@@ -137,6 +159,6 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "files": (_is_list(_is_text), "a list of paths"),
     "default_for": (
         _is_list(lambda role: isinstance(role, str) and bool(ROLE.fullmatch(role))),
-        "a list of detect:cpu, detect:cuda and index",
+        "a list of detect:cpu, detect:cuda, index, propagate:cpu and propagate:cuda",
     ),
 }

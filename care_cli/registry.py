@@ -21,17 +21,15 @@ from typing import Any
 
 from care_cli import checkpoints
 from care_cli.errors import CareError
-from care_cli.headers import check_name, check_values, checked_classes
+from care_cli.headers import check_name, check_values, checked_classes, meanings
 from care_cli.outputs import write_whole
+from care_cli.pipelines import describe_pipeline, hub_folder
 from care_cli.records import ModelSpec
 from care_cli.weights import Progress, cache_folder, check_url, digest, download
 
 TASKS = ("detector", "embedder", "diffusion")
 FAMILIES = ("ultralytics", "timm", "open_clip", "miewid", "care", "diffusers")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
-PEOPLE = {"person", "people", "human", "man", "woman", "child"}
-VEHICLES = {"vehicle", "car", "truck", "bus", "motorcycle", "motorbike", "bicycle", "bike", "atv", "quad"}
-NOTHING = {"empty", "blank", "background", "none", "nothing"}
 
 
 # Descriptions ---------------------------------------------------------------------------------------
@@ -147,27 +145,13 @@ def _inside(path: Path, name: str, file: str) -> None:
 def classes_for(names: Iterable[str]) -> dict[str, dict]:
     """What the classes of a bare weights file mean, by their names.
 
-    COCO's and MegaDetector's are known. Otherwise people and vehicles are recognised by name, 'animal' is
-    an animal of open species, and every other class is an animal of the species it is named after.
+    COCO's and MegaDetector's are known; others are taken by name, see `headers.meanings`.
     """
     names = list(names)
     for known in named_classes().values():
         if set(known) <= set(names) and (len(names) == 80 or set(known) == set(names)):
             return known
-    meaning: dict[str, dict] = {}
-    for name in names:
-        word = name.strip().lower()
-        if word in NOTHING:
-            continue
-        if word in PEOPLE:
-            meaning[name] = {"category": "person"}
-        elif word in VEHICLES:
-            meaning[name] = {"category": "vehicle"}
-        elif word == "animal":
-            meaning[name] = {"category": "animal"}
-        else:
-            meaning[name] = {"category": "animal", "species": name}
-    return meaning
+    return meanings(names)
 
 
 @cache
@@ -211,8 +195,28 @@ def find(name: str | Path, *, task: str | None = None, weights: Path | None = No
     return spec
 
 
+def find_extractor(text: str, weights: Path | None = None) -> ModelSpec:
+    """The model behind what a user typed after `--extractor`.
+
+    `sd` (the default diffusion model), `sd:NAME` of the registry, `sd:FOLDER` in diffusers' form, `sd:ORG/REPO` when
+    Hugging Face's cache on this machine holds it, or whatever `find` takes: `timm:NAME` with its `weights`, a name.
+    """
+    kind, _, rest = str(text).partition(":")
+    if kind != "sd":
+        return find(text, weights=weights)
+    if weights is not None:
+        raise CareError(f"--weights is for timm:NAME; a diffusion model is a folder: --extractor sd:{weights}")
+    if not rest or rest in entries():
+        return find(rest or default("propagate:cuda").name, task="diffusion")
+    if Path(rest).is_dir():
+        return describe_pipeline(Path(rest), Path(rest).resolve().name)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", rest):
+        return describe_pipeline(hub_folder(rest), rest)
+    raise CareError(f"there is no folder {rest} and no such model; `care models list --task diffusion` shows the known")
+
+
 def default(role: str) -> ModelSpec:
-    """The model that a bare command uses: `detect:cpu`, `detect:cuda` or `index`; the user's own first."""
+    """The model that a bare command uses for a role (detect:cpu, index, propagate:cuda ...); the user's own first."""
     for spec in reversed(entries().values()):
         if role in spec.default_for:
             return spec

@@ -11,7 +11,7 @@ from care_cli.errors import CareError
 from care_cli.records import ModelSpec
 from care_cli.weights import Progress
 
-ROLES = ("detect:cpu", "detect:cuda", "index")
+ROLES = ("detect:cpu", "detect:cuda", "index", "propagate:cpu", "propagate:cuda")
 
 
 def listing(task: str | None = None) -> list[dict[str, Any]]:
