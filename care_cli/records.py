@@ -114,6 +114,19 @@ class Template:
     created_at: str = ""  # UTC
 
 
+@dataclass(frozen=True)
+class CropFrame:
+    """Where a crop lies: what leads from one frame to another."""
+
+    crop_id: int
+    category: str
+    species: str | None
+    box: tuple[float, float, float, float]  # x, y, w, h px of the image frame
+    rect: tuple[int, int, int, int]  # what was cut, x, y, w, h in whole px of the image frame
+    size: tuple[int, int] | None  # width, height px of the stored crop; None: nothing is stored
+    image_size: tuple[int, int] | None  # width, height px of the upright photo; None: not seen yet
+
+
 @dataclass(frozen=True, eq=False)
 class Keypoints:
     """K named points of one crop, as one run found them or a hand put them."""
@@ -126,7 +139,8 @@ class Keypoints:
     margin: np.ndarray | None = None  # (K,) float32: peak cosine less the best one elsewhere
     cycle: np.ndarray | None = None  # (K,) float32: there and back, as a share of the reference box's longer side
     templates: tuple[int | None, ...] = ()  # (K,) the template that each point was carried from
-    source: str = "propagated"  # propagated | human | import
+    source: str = "propagated"  # propagated | human | import | mixed (only as read from a catalog)
+    sources: tuple[str, ...] = ()  # (K,) of each point, as read from a catalog
 
 
 @dataclass(frozen=True)

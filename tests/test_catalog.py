@@ -44,7 +44,7 @@ def pair(catalog):
 
 FORBIDDEN = {
     "pixels": "INSERT INTO crop_pixels VALUES (:crop, x'FFD8')",
-    "template": "INSERT INTO templates VALUES (1, 't', :crop, 'cat', '[]', 'expert', 'now')",
+    "template": "INSERT INTO templates VALUES (1, 't', :crop, 'cat', '[]', 'expert', 'now', '{}')",
     "keypoint": "INSERT INTO keypoints VALUES (1, 2, :crop, NULL, 'eye', 1, 1, 1, NULL, NULL, 1, 'expert')",
     "embedding": "INSERT INTO embeddings VALUES (1, 2, :crop, 1, x'0000803F', NULL)",
     "identity": "INSERT INTO crop_identity VALUES (:crop, 1, 1)",

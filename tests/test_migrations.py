@@ -43,7 +43,8 @@ def old(root, tmp_path, monkeypatch) -> Path:
         db.execute("ATTACH ? AS new", (str(tmp_path / "new.db"),))
         for table in ("images", "runs", "crops", *tables):  # crops before what triggers allow to animals only
             if not db.execute(f"SELECT count(*) FROM main.{table}").fetchone()[0]:
-                db.execute(f"INSERT INTO main.{table} SELECT * FROM new.{table}")
+                names = ", ".join(name for _, name, *_ in db.execute(f"PRAGMA main.table_info({table})"))
+                db.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM new.{table}")
         db.execute("DETACH new")
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute("PRAGMA user_version = 1")

@@ -5,6 +5,7 @@ from care_cli.catalog.embeddings import EmbeddingsTable
 from care_cli.catalog.exchange import ExchangeQueries
 from care_cli.catalog.health import Health
 from care_cli.catalog.identity import IdentityLog
+from care_cli.catalog.keypoints import KeypointsTable
 from care_cli.catalog.photos import PhotosTable
 from care_cli.catalog.runs import RunsTable
 from care_cli.catalog.store import Store
@@ -12,5 +13,7 @@ from care_cli.catalog.store import Store
 __all__ = ["Catalog"]
 
 
-class Catalog(PhotosTable, RunsTable, CropsTable, EmbeddingsTable, IdentityLog, Health, ExchangeQueries, Store):
+class Catalog(
+    PhotosTable, RunsTable, CropsTable, KeypointsTable, EmbeddingsTable, IdentityLog, Health, ExchangeQueries, Store
+):
     """An open catalog. One file per group of tables beside this one; `Store` opens, commits and closes."""

@@ -31,20 +31,28 @@ DECIDED = """decided AS MATERIALIZED (
   SELECT DISTINCT crop_id AS id FROM decisions
   WHERE crop_id IS NOT NULL AND id NOT IN (SELECT value FROM json_each(:undone)))"""
 
+IMPORTS = "('import', 'import-keypoints')"  # commands that take crops from what others made
+SAID = "('annotate', 'import-keypoints')"  # commands whose points a person said
+
 # The crops that commands read: those of the active detect run from the shown confidence upward, all that were
-# imported, and every crop with a decision. A crop of the active run that covers a decided crop of another run
-# (same photo, same category, IoU >= 0.6) counts as that one; so does an animal on a decided person's body.
+# imported, and every crop that somebody has worked on: with a decision, a template or points that a person said. A
+# crop of the active run that covers such a crop of another run (same photo, same category, IoU >= 0.6) counts as
+# that one; so does an animal on a decided person's body.
 VISIBLE = f"""
 WITH {DECIDED},
+kept AS MATERIALIZED (
+  SELECT id FROM decided
+  UNION SELECT crop_id FROM templates
+  UNION SELECT crop_id FROM keypoints WHERE run_id IN (SELECT id FROM runs WHERE command IN {SAID})),
 candidates AS (
   SELECT id FROM crops WHERE run_id = :run AND confidence >= :shown
-  UNION SELECT crops.id FROM crops JOIN runs ON runs.id = run_id WHERE command = 'import'
-  UNION SELECT id FROM decided),
+  UNION SELECT crops.id FROM crops JOIN runs ON runs.id = run_id WHERE command IN {IMPORTS}
+  UNION SELECT id FROM kept),
 visible AS (
   SELECT crops.* FROM crops JOIN candidates USING (id)
-  WHERE crops.id IN decided OR crops.run_id <> :run OR NOT EXISTS (
+  WHERE crops.id IN kept OR crops.run_id <> :run OR NOT EXISTS (
     SELECT 1 FROM crops AS other WHERE other.image_id = crops.image_id AND other.run_id <> crops.run_id
-    AND other.id IN decided
+    AND other.id IN kept
     AND (other.category = crops.category AND {overlap("other", "crops", SAME_ANIMAL)}
       OR other.category = 'person' AND crops.category = 'animal' AND {overlap("other", "crops", ONE_BEING)})))
 """
@@ -103,10 +111,11 @@ class CropsTable:
         return {row["crop_id"]: row["jpeg"] for row in rows}
 
     def replace_pixels(self, crop_id: int, jpeg: bytes) -> None:
-        """Put other pixels in place of a crop's; embeddings of the old ones go."""
+        """Put other pixels in place of a crop's; embeddings and points that models found in the old ones go."""
         with self.transaction():
             self.db.conn.execute("UPDATE crop_pixels SET jpeg = ? WHERE crop_id = ?", (jpeg, crop_id))
             self.db.conn.execute("DELETE FROM embeddings WHERE crop_id = ?", (crop_id,))
+            self.db.conn.execute("DELETE FROM keypoints WHERE crop_id = ? AND source = 'propagated'", (crop_id,))
 
     def put_pixels(self, crop_id: int, jpeg: bytes, size: tuple[int, int]) -> None:
         """Give an animal the pixels it has not, or new ones, of `size` (width, height) px."""

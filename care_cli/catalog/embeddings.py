@@ -147,14 +147,6 @@ class EmbeddingsTable:
         named = [row[1:] for row in rows if row[1] is not None]
         return rows[0][0], np.array(named, np.int64).reshape(-1, 2)
 
-    def keypoints_hash(self, crop_id: int, run_id: int) -> str | None:
-        """SHA-256 of a crop's points of one run, for embeddings made with them; None without points."""
-        points = self.rows(
-            "SELECT name, x, y, visible FROM keypoints WHERE crop_id = ? AND run_id = ? ORDER BY name",
-            (crop_id, run_id),
-        )
-        return hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest() if points else None
-
 
 def _stacked(rows: list[tuple[int, bytes]]) -> Embeddings:
     """Crop ids and vectors, as read from one run. CareError when they differ in size, or one has not norm 1."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from care_cli.catalog.crops import IMPORTS
+
 
 class ExchangeQueries:
     """Questions that join tables for files that leave the catalog or come in."""
@@ -69,7 +71,7 @@ class ExchangeQueries:
         return self.rows(
             "SELECT crops.id, x, y, w, h, EXISTS (SELECT 1 FROM decisions WHERE crop_id = crops.id "
             "AND action IN ('create', 'name', 'unname')) AS decided FROM crops JOIN runs ON runs.id = run_id "
-            "WHERE command = 'import' AND image_id = ?",
+            f"WHERE command IN {IMPORTS} AND image_id = ?",
             (image_id,),
         )
 
@@ -95,6 +97,6 @@ class ExchangeQueries:
             "SELECT count(*) AS crops, count(DISTINCT individual_id) AS individuals, "
             "coalesce(sum(individual_id IS NULL), 0) AS unnamed FROM crops JOIN runs ON runs.id = run_id "
             "LEFT JOIN crop_identity ON crop_id = crops.id "
-            "WHERE command = 'import' AND image_id IN (SELECT value FROM json_each(?))",
+            f"WHERE command IN {IMPORTS} AND image_id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(image_ids)),),
         )[0]

@@ -84,4 +84,14 @@ def number_blocks(db: Database) -> None:
         db.conn.execute(statement)
 
 
-MIGRATIONS: list[Callable[[Database], None]] = [number_blocks]
+ABOUT = """\
+ALTER TABLE templates ADD COLUMN about      TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(about)) \
+/* how it came about: file, model, replies, ... */"""
+
+
+def tell_of_templates(db: Database) -> None:
+    """Format 3: a template says how it came about."""
+    db.conn.execute(ABOUT)
+
+
+MIGRATIONS: list[Callable[[Database], None]] = [number_blocks, tell_of_templates]

@@ -141,9 +141,11 @@ CREATE TABLE templates (            -- an annotated reference crop and its named
   points     TEXT NOT NULL CHECK (json_valid(points)),  -- [{name, x, y, mirror}], px of the upright image
   source     TEXT NOT NULL,         -- expert, vlm, gradcam-resnet, gradcam-vit, random
   created_at TEXT NOT NULL          -- UTC
-) STRICT;
+, about      TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(about)) /* how it came about: file, model, replies, ... */) STRICT;
 CREATE INDEX templates_by_crop ON templates(crop_id);
 
+/* Of several runs' points of a crop, the newest finished propagation's count; those said by hand ('human', in the
+   one run "annotate") or imported ('import', in a run "import-keypoints" of each file) win over them, name by name. */
 CREATE TABLE keypoints (            -- a named point on an animal
   id         INTEGER PRIMARY KEY,
   run_id     INTEGER NOT NULL REFERENCES runs(id),
