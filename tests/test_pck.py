@@ -53,12 +53,13 @@ def test_shares_worked_by_hand() -> None:
     assert found["kept"]["pck"]["0.1"]["value"] == pytest.approx(3 / 5)
 
 
-def test_tables_by_name_and_species_are_those_of_their_rows() -> None:
-    names = pck.by("name", BY_HAND)
+def test_the_table_of_points_is_that_of_their_rows() -> None:
+    names = pck.by_point(BY_HAND)
     assert {name: one["points"] for name, one in names.items()} == {"left_eye": 3, "nose": 2, "right_eye": 1, "tail": 1}
-    assert names["left_eye"]["pck"]["0.1"]["per_point"]["value"] == pytest.approx(2 / 3)
-    assert names["nose"]["confused"]["0.1"] == {"value": None, "low": None, "high": None}  # it has no mirror point
-    assert list(pck.by("species", BY_HAND)) == ["cat"]
+    assert names["left_eye"]["pck"]["0.1"]["value"] == pytest.approx(2 / 3)
+    assert names["right_eye"]["confused"]["value"] == 1 and names["left_eye"]["confused"]["value"] == 0
+    assert names["nose"]["confused"] == {"value": None, "low": None, "high": None}  # it has no mirror point
+    assert names["nose"]["kept"]["value"] == 0.5
 
 
 def some(seed: int, clusters: int = 7, pairs: int = 30) -> Carried:

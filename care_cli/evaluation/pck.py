@@ -67,8 +67,6 @@ def measure(carried: Carried, alphas: Sequence[float] = ALPHAS, *, draws: int = 
     if not len(carried):
         raise CareError("There is no point to measure: no pair of annotated crops shares a visible point.")
     drawn = _Drawn(carried, draws, seed)
-    paired = carried.where(~np.isnan(carried.mirror_error))
-    mirror = paired.mirror_error < paired.error
     kept = carried.where(carried.kept)
     return {
         "points": len(carried),
@@ -84,8 +82,8 @@ def measure(carried: Carried, alphas: Sequence[float] = ALPHAS, *, draws: int = 
             for alpha in alphas
         },
         "confused": {
-            "points": len(paired),
-            **{str(a): drawn.of_points(paired, mirror & (paired.mirror_error <= a)) for a in alphas},
+            "points": int((~np.isnan(carried.mirror_error)).sum()),
+            **{str(alpha): _confused(carried, drawn, alpha) for alpha in alphas},
         },
         "kept": {
             "share": drawn.of_points(carried, carried.kept),
@@ -94,10 +92,29 @@ def measure(carried: Carried, alphas: Sequence[float] = ALPHAS, *, draws: int = 
     }
 
 
-def by(column: str, carried: Carried, alphas: Sequence[float] = ALPHAS, **bootstrap: int) -> dict[str, dict]:
-    """`measure` of the rows of each value of a column: `species` or `name`."""
-    values = getattr(carried, column)
-    return {str(one): measure(carried.where(values == one), alphas, **bootstrap) for one in np.unique(values)}
+def by_point(
+    carried: Carried, alphas: Sequence[float] = ALPHAS, *, draws: int = DRAWS, seed: int = 0
+) -> dict[str, dict]:
+    """For each name of a point: how often it was asked, its PCK, how often it lands on its mirror point within
+    HEADLINE, and the share that the gates keep, as `measure` says them.
+    """
+    found = {}
+    for name in np.unique(carried.name).tolist():
+        rows = carried.where(carried.name == name)
+        drawn = _Drawn(rows, draws, seed)
+        found[name] = {
+            "points": len(rows),
+            "pck": {str(alpha): drawn.of_points(rows, rows.error <= alpha) for alpha in alphas},
+            "confused": _confused(rows, drawn, HEADLINE),
+            "kept": drawn.of_points(rows, rows.kept),
+        }
+    return found
+
+
+def _confused(carried: Carried, drawn: _Drawn, alpha: float) -> dict[str, float | None]:
+    paired = carried.where(~np.isnan(carried.mirror_error))
+    on_mirror = (paired.mirror_error <= alpha) & (paired.mirror_error < paired.error)
+    return drawn.of_points(paired, on_mirror)
 
 
 def difference(
