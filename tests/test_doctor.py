@@ -15,7 +15,7 @@ from care_cli import cli
 from care_cli.catalog import Catalog
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
-from care_cli.records import ModelSpec
+from care_cli.records import ModelSpec, NamedPoint
 from care_cli.stages import doctor
 from care_cli.volumes import volume_of
 
@@ -269,3 +269,42 @@ def test_the_copy_of_a_damaged_catalog_is_no_backup(catalog, tmp_path):
     with pytest.raises(CareError, match="damaged"):
         catalog.backup(tmp_path / "copy.db")
     assert not list(tmp_path.glob("copy*"))
+
+
+# -- templates and points
+
+
+@pytest.fixture
+def annotated(catalog):
+    """A template on crop 1 and a point of crop 2 carried from it."""
+    eyes = [NamedPoint("left_eye", 60, 50.5, "right_eye"), NamedPoint("right_eye", 90, 50.5, "left_eye")]
+    catalog.add_template("cat", 1, eyes, "expert", about={"file": "eyes.json"})
+    catalog.correct_keypoint(2, "left_eye", 320.0, 240.0)  # the very corner
+    return catalog
+
+
+def test_sound_templates_and_points_are_healthy(annotated):
+    report = doctor.examine(annotated)
+    assert report["verdict"] == "healthy" and report["counts"]["templates"] == report["counts"]["keypoints"] == 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "topic", "words"),
+    [
+        ("UPDATE templates SET points = json_replace(points, '$[0].x', 400)", "templates", "cat: 'left_eye' at (400"),
+        ("UPDATE templates SET points = json_replace(points, '$[1].mirror', null)", "templates", "mirror"),
+        ("UPDATE templates SET points = json_remove(points, '$[1]')", "templates", "mirror"),
+        ("UPDATE keypoints SET y = 242", "keypoints", "1 crops lie outside their photos: crops 2"),
+        ("UPDATE keypoints SET x = 9e999", "values", "the point 1"),
+        ("UPDATE templates SET points = '{}'", "values", "the points of template 1"),
+        ("UPDATE templates SET points = '[3]'", "values", "the points of template 1"),
+        ("UPDATE templates SET points = json_replace(points, '$[0].x', 'left')", "values", "the points of template 1"),
+        ("UPDATE templates SET points = json_remove(points, '$[1].mirror')", "values", "the points of template 1"),
+        ("UPDATE templates SET points = json_insert(points, '$[1].z', 1)", "values", "the points of template 1"),
+        ("UPDATE templates SET about = '[]'", "values", "the origin of template 1"),
+    ],
+)
+def test_points_that_cannot_be_are_found(annotated, sql, topic, words):
+    annotated.db.conn.execute(sql)
+    report = doctor.examine(annotated)
+    assert topics(report) == [("problem", topic)] and words in report["findings"][0]["text"]

@@ -14,18 +14,18 @@ from care_cli.catalog import Catalog, store
 from care_cli.catalog.migrations import MIGRATIONS
 from care_cli.catalog.store import APPLICATION_ID
 from care_cli.decisions import Decision
+from care_cli.records import NamedPoint
 from care_cli.stages import crops, gallery
 
 SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
 
 
-def rows(connection: sqlite3.Connection, tables: list[str]) -> dict[str, list[tuple]]:
-    return {table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables}
+EYES = [NamedPoint("left_eye", 60.0, 50.0, "right_eye"), NamedPoint("right_eye", 90.0, 50.0, "left_eye")]
 
 
-@pytest.fixture
-def old(root, tmp_path, monkeypatch) -> Path:
-    """A catalog of format 1 with photos, crops, names, a person, and two indexes."""
+@pytest.fixture(params=[1, 2])
+def old(root, tmp_path, monkeypatch, request) -> Path:
+    """A catalog of an older format with photos, crops, names, a person, two indexes, a template and a point."""
     monkeypatch.setenv("CARE_MODELS", str(tmp_path / "cache"))
     with catalogs.new(tmp_path / "new.db") as catalog:
         ids = catalogs.survey(catalog, 6)
@@ -35,10 +35,12 @@ def old(root, tmp_path, monkeypatch) -> Path:
             catalog.finish_run(index)
         for crop, name in ((1, "Luna"), (2, "Moss"), (5, "Kea")):
             catalog.decide(Decision("create", crop_id=crop, value=name))
+        catalog.add_template("cat", 3, EYES, "expert")
+        catalog.correct_keypoint(6, "nose", 70.0, 70.0)
         crops.set_crops(catalog, [4], category="person")
     path = tmp_path / "care.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.executescript((root / "tests" / "format_1.sql").read_text("utf-8"))
+        db.executescript((root / "tests" / f"format_{request.param}.sql").read_text("utf-8"))
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         db.execute("ATTACH ? AS new", (str(tmp_path / "new.db"),))
         for table in ("images", "runs", "crops", *tables):  # crops before what triggers allow to animals only
@@ -47,16 +49,27 @@ def old(root, tmp_path, monkeypatch) -> Path:
                 db.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM new.{table}")
         db.execute("DETACH new")
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        db.execute("PRAGMA user_version = 1")
+        db.execute(f"PRAGMA user_version = {request.param}")
     return path
 
 
 def contents(path: Path) -> dict[str, list[tuple]]:
-    """All rows of the tables that format 1 has."""
+    """All rows of the tables that format 1 has, their first columns as it has them."""
     with contextlib.closing(sqlite3.connect(path)) as db:
         new = ("this_catalog", "embedding_blocks", "identity_blocks")
-        names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return rows(db, [name for name in names if name not in new])
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        width = {"templates": 7}
+        return {
+            table: [row[: width.get(table)] for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2")]
+            for table in tables
+            if table not in new
+        }
+
+
+def number(path: Path) -> int:
+    """A catalog's format."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return db.execute("PRAGMA user_version").fetchone()[0]
 
 
 def test_migrated_and_fresh_catalogs_are_of_one_schema(old, tmp_path):
@@ -68,15 +81,17 @@ def test_migrated_and_fresh_catalogs_are_of_one_schema(old, tmp_path):
 
 
 def test_no_row_is_lost_and_the_old_file_is_kept(old, tmp_path):
-    before, said = contents(old), []
-    assert len(before["embeddings"]) == 10 and len(before["decisions"]) == 4
+    before, said, form = contents(old), [], number(old)
+    assert len(before["embeddings"]) == 10 and len(before["decisions"]) == 4 and len(before["keypoints"]) == 1
+    backup = tmp_path / f"care.format-{form}.backup.db"
     with Catalog(old, notice=said.append) as migrated:
-        assert "care.format-1.backup.db" in said[0] and migrated.divergences() == []
-    assert contents(old) == before
-    assert contents(tmp_path / "care.format-1.backup.db") == before
-    with contextlib.closing(sqlite3.connect(tmp_path / "care.format-1.backup.db")) as backup:
-        assert backup.execute("PRAGMA user_version").fetchone() == (1,)
-        assert not backup.execute("SELECT * FROM sqlite_master WHERE name = 'this_catalog'").fetchall()
+        assert backup.name in said[0] and migrated.divergences() == []
+        assert migrated.template("cat").points == tuple(EYES) and migrated.template("cat").about == {}
+        assert set(migrated.keypoints([3, 6])) == {6}
+    assert contents(old) == contents(backup) == before
+    assert number(backup) == form
+    with contextlib.closing(sqlite3.connect(backup)) as kept:
+        assert "about" not in [name for _, name, *_ in kept.execute("PRAGMA table_info(templates)")]
     with Catalog(old, notice=said.append):
         assert len(said) == 1  # once
 
@@ -98,20 +113,21 @@ def test_the_blocks_of_what_is_there_are_numbered(old):
         assert [one.individual for one in found] == ["Luna", "Moss"]
 
 
-def test_a_migration_that_fails_leaves_format_1(old, monkeypatch):
-    before = contents(old)
+def test_a_migration_that_fails_leaves_the_older_format(old, monkeypatch):
+    before, form = contents(old), number(old)
 
     def halfway(db):
-        MIGRATIONS[0](db)
+        MIGRATIONS[form - 1](db)
         raise OSError("power cut")
 
-    monkeypatch.setattr(store, "MIGRATIONS", [halfway])
+    monkeypatch.setattr(store, "MIGRATIONS", [*MIGRATIONS[: form - 1], halfway])
+    with contextlib.closing(sqlite3.connect(old)) as db:
+        schema = db.execute(SCHEMA).fetchall()
     with pytest.raises(OSError, match="power cut"):
         Catalog(old)
     with contextlib.closing(sqlite3.connect(old)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
-        assert not db.execute("SELECT * FROM sqlite_master WHERE name LIKE '%blocks%'").fetchall()
-    assert contents(old) == before
+        assert db.execute(SCHEMA).fetchall() == schema
+    assert number(old) == form and contents(old) == before
     monkeypatch.undo()
     with Catalog(old) as migrated:
         assert migrated.schema_faults() == []

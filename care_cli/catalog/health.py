@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from care_cli.catalog.keypoints import point_faults
 from care_cli.images import picture_size
 
 ODD_VALUES = """
@@ -16,6 +17,15 @@ UNION ALL SELECT 'the description of model', id FROM models WHERE json_type(spec
 UNION ALL SELECT 'the box of crop', id FROM crops WHERE NOT (abs(x) < 1e9 AND abs(y) < 1e9 AND w < 1e9 AND h < 1e9)
 UNION ALL SELECT 'the size of image', id FROM images WHERE state IN ('ok', 'partial')
   AND NOT (coalesce(width, 0) > 0 AND coalesce(height, 0) > 0)
+UNION ALL SELECT 'the origin of template', id FROM templates WHERE json_type(about) <> 'object'
+UNION ALL SELECT 'the points of template', id FROM templates WHERE json_type(points) <> 'array'
+  OR EXISTS (SELECT 1 FROM json_each(points) AS point WHERE coalesce(
+    json_type(points, point.fullkey || '.name') <> 'text'
+    OR json_type(points, point.fullkey || '.x') NOT IN ('integer', 'real')
+    OR json_type(points, point.fullkey || '.y') NOT IN ('integer', 'real')
+    OR json_type(points, point.fullkey || '.mirror') NOT IN ('text', 'null')
+    OR EXISTS (SELECT 1 FROM json_each(points, point.fullkey) WHERE key NOT IN ('name', 'x', 'y', 'mirror')), 1))
+UNION ALL SELECT 'the point', id FROM keypoints WHERE NOT (abs(x) < 1e9 AND abs(y) < 1e9 AND abs(confidence) < 1e9)
 """
 
 
@@ -48,7 +58,7 @@ class Health:
     def counts(self) -> dict[str, int]:
         """Rows of each table of the survey; of individuals, those that are there now."""
         tables = ("sources", "deployments", "images", "image_files", "crops", "crop_pixels", "embeddings",
-                  "keypoints", "individuals", "decisions", "runs", "models")  # fmt: skip
+                  "templates", "keypoints", "individuals", "decisions", "runs", "models")  # fmt: skip
         found = {table: self.value(f"SELECT count(*) FROM {table}") for table in tables}
         return found | {"individuals": self.value("SELECT count(*) FROM individuals WHERE status = 'active'")}
 
@@ -137,6 +147,25 @@ class Health:
             "FROM embeddings JOIN runs ON runs.id = run_id WHERE keypoints_hash IS NOT NULL"
         )
         return sum(self.keypoints_hash(row["crop_id"], row["run"]) != row["keypoints_hash"] for row in rows)
+
+    def bad_templates(self) -> list[str]:
+        """What is wrong with templates' points, in words, each with its template's name."""
+        templates = self.templates()
+        frames = self.crop_frame(template.crop_id for template in templates)
+        return [
+            f"{template.name}: {fault}"
+            for template in templates
+            for fault in point_faults(template.points, frames[template.crop_id].image_size)
+        ]
+
+    def points_outside(self) -> list[int]:
+        """Crop ids with a point that lies outside their photo, by more than a pixel."""
+        rows = self.rows(
+            "SELECT DISTINCT crop_id FROM keypoints JOIN crops ON crops.id = crop_id "
+            "JOIN images ON images.id = image_id WHERE NOT (keypoints.x BETWEEN -1 AND width + 1 "
+            "AND keypoints.y BETWEEN -1 AND height + 1) ORDER BY crop_id"
+        )
+        return [row["crop_id"] for row in rows]
 
     def models_used(self) -> list[dict]:
         """Models that made results here: name, digest, file of a user's own weights."""

@@ -71,7 +71,7 @@ def examine(catalog: Catalog, backup: Path | None = None, repair: bool = False) 
         gallery.forget(catalog)
         report["counts"] = catalog.counts()
         report["sources"] = [_source(catalog, source) for source in catalog.sources_seen()]
-        for check in (_rows, _names, _results, _surroundings, _photos):
+        for check in (_rows, _names, _results, _points, _surroundings, _photos):
             findings += check(catalog)
         findings += [finding for source in report["sources"] for finding in _missing(source)]
     levels = {finding.level for finding in findings}
@@ -223,6 +223,23 @@ def _results(catalog: Catalog) -> Iterator[Finding]:
             "runs",
             f"Run {run['id']} ({run['command']}), begun {run['started_at'][:16]}Z, did not reach its end.",
             "Give the same command again: it goes on where it stopped.",
+        )
+
+
+def _points(catalog: Catalog) -> Iterator[Finding]:
+    if bad := catalog.bad_templates():
+        yield Finding(
+            PROBLEM,
+            "templates",
+            f"Templates have points that cannot be: {_some(bad)}.",
+            "Another program wrote them. `care templates remove NAME --with-points`, then add it anew.",
+        )
+    if outside := catalog.points_outside():
+        yield Finding(
+            PROBLEM,
+            "keypoints",
+            f"Points of {len(outside)} crops lie outside their photos: crops {_some(outside)}.",
+            "Another program wrote them. `care keypoints set CROP NAME X Y` says where they are.",
         )
 
 
