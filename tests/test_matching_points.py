@@ -163,7 +163,7 @@ def test_a_shifted_crop_gets_shifted_points(refine: str) -> None:
     reference = reference_of(wide[:, 2:18, 2:18].copy(), [(61.0, 80.0), (90.5, 50.0)])
     target = torch.tensor(wide[:, 1:17, :16].copy())[None]
     [found] = match([reference], target, MatchConfig(refine=refine, window=1), 160)
-    off = found.kp_input - (reference.kp_input + [20, 10])
+    off = found.kp_input - reference.kp_input - [20, 10]
     assert np.abs(off).max() < (6 if refine == "soft" else 1.1)  # px; a cell is 10 px wide
     assert found.visible.all() and found.cycle.max() < 0.1
     assert refine == "soft" or found.confidence.min() > 0.95
@@ -187,19 +187,20 @@ def test_the_better_of_two_references_gives_each_point() -> None:
 
 @pytest.mark.parametrize("pose", ["mutual", "all", "points"])
 def test_a_mirrored_crop_swaps_left_and_right(pose: str) -> None:
-    """Features that do not know left from right: the mirrored animal's left eye is where the right one's image is."""
+    """The mirrored animal's left eye is where the picture of its right one is."""
     seen = random(9, 24, 10, 10)
-    mirrored = seen[:, :, ::-1].copy()
+    mirrored = seen[:, :, ::-1] + 0.5 * random(10, 24, 10, 10)  # networks see a little of which way things face
     points = [(25.0, 35.0), (65.0, 45.0), (50.0, 85.0)]  # left eye, right eye, nose
     reference = reference_of(seen, points, swap=np.array([1, 0, 2]), mirrored=mirrored)
-    crops = torch.tensor(np.stack([mirrored, seen]))
+    crops = torch.tensor(np.stack([mirrored, seen]) + 0.1 * random(11, 2, 24, 10, 10))
     turned, same = match([reference], crops, MatchConfig(refine="argmax", align=True, pose=pose), 100)
     assert turned.mirrored and not same.mirrored
-    np.testing.assert_allclose(turned.kp_input, [(35.0, 45.0), (75.0, 35.0), (50.0, 85.0)], atol=1.01)
-    np.testing.assert_allclose(same.kp_input, points, atol=1.01)
-    assert turned.cycle.max() < 0.02
+    np.testing.assert_allclose(turned.kp_input, [(35.0, 45.0), (75.0, 35.0), (50.0, 85.0)], atol=3)
+    np.testing.assert_allclose(same.kp_input, points, atol=3)
+    assert turned.cycle.max() < 0.05
     confused = match([reference], crops, MatchConfig(refine="argmax"), 100)[0]
-    np.testing.assert_allclose(confused.kp_input[:2], [(75.0, 35.0), (35.0, 45.0)], atol=1.01)
+    assert not confused.mirrored
+    np.testing.assert_allclose(confused.kp_input[:2], [(75.0, 35.0), (35.0, 45.0)], atol=5)
 
 
 @pytest.mark.parametrize("mutual", [True, False])

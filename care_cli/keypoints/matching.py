@@ -138,12 +138,13 @@ def _carried(reference: Reference, features: torch.Tensor, cfg: MatchConfig, siz
     if cfg.pose == "points":
         closer = turned.confidence.mean(1) > found.confidence.mean(1)
     else:
-        closer = pose_distance(reference.mirrored, features, cfg.pose == "mutual") < pose_distance(
-            reference.features, features, cfg.pose == "mutual"
+        as_is, mirrored = (
+            pose_distance(mapped, features, cfg.pose == "mutual") for mapped in (reference.features, reference.mirrored)
         )
-    chosen = [
+        closer = mirrored < as_is
+    chosen = (
         torch.where(closer.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(found[:4], turned[:4], strict=True)
-    ]
+    )
     return _Found(*chosen, closer[:, None].expand_as(found.mirrored))
 
 
