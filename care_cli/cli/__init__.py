@@ -20,12 +20,24 @@ import typer
 from typer.core import TyperGroup
 
 from care_cli import __version__
-from care_cli.cli import crops, detect, doctor, exchange, identify, images, index, individuals, models
+from care_cli.cli import crops, detect, doctor, evaluate, exchange, identify, images, index, individuals, models
 from care_cli.cli.output import Options, message
 from care_cli.errors import CareError
 from care_cli.scan import display_path
 
-ORDER = ("detect", "index", "identify", "images", "crops", "individuals", "export", "import", "models", "doctor")
+ORDER = (
+    "detect",
+    "index",
+    "identify",
+    "evaluate",
+    "images",
+    "crops",
+    "individuals",
+    "export",
+    "import",
+    "models",
+    "doctor",
+)
 DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -90,6 +102,7 @@ app = typer.Typer(
 app.command("detect")(detect.detect)
 app.command("index")(index.index)
 app.command("identify")(identify.identify)
+app.add_typer(evaluate.app, name="evaluate")
 app.command("images")(images.images)
 app.add_typer(crops.app, name="crops")
 app.add_typer(individuals.app, name="individuals")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import Any
@@ -20,6 +20,25 @@ class Setting:
     match: MatchConfig = field(default_factory=MatchConfig)
     references: int | None = None  # drawn for each target; None: every pair of crops
     mirrored: bool = False  # points are carried to the mirror images of the targets
+
+
+def setting_of(said: Mapping[str, Any], no_cycle: bool = False) -> Setting:
+    """The setting in which what is None is as it comes. CareError for values that mean nothing."""
+    if no_cycle and said.get("cycle") is not None:
+        raise CareError("--cycle and --no-cycle contradict each other; give one of them.")
+    given = {name: value for name, value in said.items() if value is not None}
+    return _with(Setting(), given | ({"cycle": None} if no_cycle else {}))
+
+
+def sweep_of(texts: Sequence[str]) -> dict[str, tuple]:
+    """What `--sweep` said, each time that it was given."""
+    sweep: dict[str, tuple] = {}
+    for text in texts:
+        name, values = parse(text)
+        if name in sweep:
+            raise CareError(f"--sweep {name} is given twice; list all its values in one.")
+        sweep[name] = values
+    return sweep
 
 
 def parse(text: str) -> tuple[str, tuple]:
