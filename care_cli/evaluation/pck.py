@@ -124,11 +124,17 @@ def difference(
 
     Raises CareError when the two do not hold the same points of the same pairs.
     """
-    if len(one) != len(other) or (one.name != other.name).any() or (one.target != other.target).any():
+    if not comparable(one, other):
         raise CareError("Two settings can be compared over the same points of the same pairs only.")
     drawn = _Drawn(one, draws, seed)
     first, second = (drawn.ratios(part, part.error <= alpha) for part in (one, other))
     return _figure(first - second)
+
+
+def comparable(one: Carried, other: Carried) -> bool:
+    """Do the two hold the same points of the same pairs, in the same order?"""
+    same = ("pair", "target", "source_cluster", "name")
+    return len(one) == len(other) and all((getattr(one, each) == getattr(other, each)).all() for each in same)
 
 
 class _Drawn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +61,13 @@ def _curves(axes: Axes, found: Mapping[str, Any], alpha: float, part: str) -> No
         labelled = [(f"{word(line[0])} {word(line[1])}, PCK@{alpha}", alpha, dict([line])) for line in lines] or [
             (f"PCK@{one}", float(one), {}) for one in _pck(found["settings"][0], network, part)
         ]
-        for (label, one, fixed), colour in zip(labelled, COLOURS * len(labelled), strict=False):
+        for number, (label, one, fixed) in enumerate(labelled):
             rows = [row for row in found["settings"] if row["setting"].items() >= fixed.items()]
             figures = [_pck(row, network, part)[str(one)]["per_point"] for row in rows]
+            beside = (number - (len(labelled) - 1) / 2) * 0.012 * (max(places) - min(places))
             name = label if network == "trained" else f"{label}, untrained"
-            axes.errorbar(places, **_whiskers(figures, "y"), fmt=f"o{style}", ms=4, capsize=3, color=colour, label=name)
+            look = {"fmt": f"o{style}", "ms": 4, "capsize": 3, "color": COLOURS[number % len(COLOURS)], "label": name}
+            axes.errorbar([x + beside for x in places], **_whiskers(figures, "y"), **look)
     if not numbers:
         axes.set_xticks(places, [word(value) for value in values])
     if found["chosen"] is not None:
@@ -79,7 +82,7 @@ def _bars(axes: Axes, found: Mapping[str, Any], alpha: float, part: str) -> None
     networks = found["settings"][0]["networks"]
     place, labels = 0, []
     for (species, names), colour in zip(
-        networks["trained"]["parts"][part]["points"].items(), COLOURS * 50, strict=False
+        networks["trained"]["parts"][part]["points"].items(), cycle(COLOURS), strict=False
     ):
         ranked = sorted(names, key=lambda name: -names[name]["pck"][str(alpha)]["value"])
         places = list(range(place, place + len(ranked)))
@@ -94,7 +97,7 @@ def _bars(axes: Axes, found: Mapping[str, Any], alpha: float, part: str) -> None
         labels += list(zip(places, [f"{name} ({names[name]['points']})" for name in ranked], strict=True))
         place += len(ranked) + 1
     axes.set_yticks(*zip(*labels, strict=True), fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(place - 1, -1)
     axes.set(xlabel=f"PCK@{alpha}, 95 % intervals (points asked in brackets)", xlim=(0, 1))
     axes.grid(axis="x", alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")

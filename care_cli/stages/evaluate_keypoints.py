@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
@@ -95,12 +95,9 @@ def run(catalog: Catalog, cfg: EvaluateConfig) -> dict:
                     "seconds": round(seconds + time.monotonic() - started, 3),
                     "parts": {part: figures(carried, cfg.seed) for part, carried in found.items()},
                 }
-    if cfg.untrained:
-        for number, row in enumerate(rows):
-            row["gain"] = {
-                part: pck.difference(*(everything[number, network, part] for network in networks), seed=cfg.seed)
-                for part in plan.parts
-            }
+    for number, row in enumerate(rows):
+        others = {"above_first": (0, "trained"), "above_untrained": (number, "untrained")}
+        row |= {name: _above(everything, plan.parts, number, *other, cfg.seed) for name, other in others.items()}
     return _described(cfg, used, known, plan) | {"settings": rows, "chosen": _chosen(rows)}
 
 
@@ -183,6 +180,21 @@ def _banks(
 def _carrier(bank: FeatureBank, setting: Setting, known: Truth, told: Callable[[int], object]) -> Carrier:
     sources = {one.crop: one for one in known.crops}
     return Carrier(bank, setting.match, sources, targets_of(known, setting), known.mirrors, told)
+
+
+def _above(
+    found: Mapping[tuple[int, str, str], Carried],
+    parts: Iterable[str],
+    number: int,
+    other: int,
+    network: str,
+    seed: int,
+) -> dict[str, dict] | None:
+    """How much PCK@HEADLINE of a setting lies above another one's, by part; None where their points differ."""
+    both = {part: (found[number, "trained", part], found.get((other, network, part))) for part in parts}
+    if not all(there is not None and pck.comparable(here, there) for here, there in both.values()):
+        return None
+    return {part: pck.difference(here, there, seed=seed) for part, (here, there) in both.items()}
 
 
 def _chosen(rows: Sequence[dict]) -> int | None:

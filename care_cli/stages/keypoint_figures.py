@@ -28,7 +28,8 @@ def reported(found: dict) -> str:
 def summary_rows(found: dict) -> list[dict]:
     """A row for each setting, part of the animals, network and species, 'all' of them first.
 
-    `low` and `high` are the interval of PCK@HEADLINE per point; `confused` is at HEADLINE, too.
+    `low` and `high` are the interval of PCK@HEADLINE per point; `confused` is at HEADLINE, too. Of a sweep, PCK less
+    that of the first setting, over the same pairs, with its interval.
     """
     return [
         {
@@ -37,6 +38,7 @@ def summary_rows(found: dict) -> list[dict]:
             "network": network,
             "species": species,
             **_row_of(measured),
+            **_above(row, part, network, species, bool(found["sweep"])),
         }
         for row in found["settings"]
         for part in found["animals"]
@@ -59,6 +61,15 @@ def _row_of(measured: dict) -> dict:
         "kept": measured["kept"]["share"]["value"],
         "PCK_of_kept": measured["kept"]["pck"][str(HEADLINE)]["value"],
     }
+
+
+def _above(row: dict, part: str, network: str, species: str, swept: bool) -> dict:
+    """Of a sweep, how much better than the first setting it is over the same pairs, with its interval."""
+    if not swept:
+        return {}
+    asked = network == "trained" and species == ALL and row["above_first"]
+    ends = row["above_first"][part] if asked else {}
+    return {f"above_first{name}": ends.get(end) for name, end in (("", "value"), ("_low", "low"), ("_high", "high"))}
 
 
 def point_rows(found: dict, number: int = 0) -> list[dict]:
@@ -93,9 +104,10 @@ def remarks(found: dict) -> list[str]:
         ]
         said = ", ".join(f"{name} {word(value)}" for name, value in found["settings"][number]["setting"].items())
         lines.append(f"Chosen: {said}; {TOP} {' and '.join(figures)}, which had no say in it.")
-    if found["untrained"] and (found["chosen"] is not None or len(found["settings"]) == 1):
-        gain = found["settings"][number]["gain"][part]
-        lines.append(f"Above the untrained network by {_interval(gain)}.")
+    for other, words in (("above_untrained", "the untrained network"), ("above_first", "the first setting")):
+        above = found["settings"][number][other]
+        if above and (found["chosen"] is not None or not found["sweep"]) and (number or other == "above_untrained"):
+            lines.append(f"{TOP} is above that of {words} by {_interval(above[part])}.")
     out = found["left_out"]
     for crops, why in ((out["without_pixels"], "have no pixels"), (out["damaged"], "are damaged")):
         if crops:
