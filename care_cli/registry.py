@@ -28,7 +28,7 @@ from care_cli.records import ModelSpec
 from care_cli.weights import Progress, cache_folder, check_url, digest, download
 
 TASKS = ("detector", "embedder", "diffusion")
-FAMILIES = ("ultralytics", "timm", "open_clip", "miewid", "care", "diffusers")
+FAMILIES = ("ultralytics", "timm", "open_clip", "miewid", "care", "diffusers", "cleandift")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 

@@ -34,3 +34,11 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("real photos are not here: ../shared/data is absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mini_diffusion(tmp_path_factory) -> Path:
+    """The folder of a miniature Stable Diffusion in diffusers' form, untrained: 128 px, four up-blocks."""
+    from miniatures import save_diffusion
+
+    return save_diffusion(tmp_path_factory.mktemp("diffusion") / "mini")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 EXTRACTORS = {  # family of the registry -> what loads it
+    "cleandift": "care_cli.features.diffusion:load_clean",
     "diffusers": "care_cli.features.diffusion:load",
     "timm": "care_cli.features.backbone:load",
 }

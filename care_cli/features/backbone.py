@@ -28,12 +28,8 @@ class Backbone:
         self.settings: dict[str, Any] = about["settings"]
         self.size, self.stride, self.channels = self.settings["size"], about["stride"], about["channels"]
         engine.plan(self.size, self.size)
-        self.engine, self.device, self.precision, self.batch = (
-            engine.name,
-            engine.device,
-            engine.precision,
-            engine.batch * engine.workers if engine.name == "torch" else engine.batch,
-        )
+        self.engine, self.device, self.precision = engine.name, engine.device, engine.precision
+        self.batch = engine.batch
         self._engine = engine
 
     def __call__(self, images: np.ndarray, seeds: Sequence[int], prompt: str = "") -> torch.Tensor:
