@@ -63,8 +63,18 @@ class ExchangeQueries:
     # -- imports
 
     def image_brief(self, image_id: int) -> dict:
-        """State, event and deployment of an image."""
-        return self.rows("SELECT state, failure, event_id, deployment_id FROM images WHERE id = ?", (image_id,))[0]
+        """State, size (px, upright), event and deployment of an image."""
+        return self.rows(
+            "SELECT state, failure, width, height, event_id, deployment_id FROM images WHERE id = ?", (image_id,)
+        )[0]
+
+    def animals_of(self, image_id: int) -> list[dict]:
+        """The animals with pixels of an image, of any run, the newest run's first: id, box and species."""
+        return self.rows(
+            "SELECT id, species, x, y, w, h FROM crops JOIN crop_pixels ON crop_id = id "
+            "WHERE image_id = ? AND category = 'animal' ORDER BY run_id DESC, id",
+            (image_id,),
+        )
 
     def imported_crops(self, image_id: int) -> list[dict]:
         """Crops that an import made of an image: id, box, and whether a name was ever decided for it."""

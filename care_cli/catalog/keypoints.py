@@ -148,12 +148,12 @@ class KeypointsTable:
         )
         return [row["id"] for row in rows]
 
-    def add_keypoints(self, run_id: int, found: Sequence[Keypoints], digests: Sequence[bytes] | None = None) -> None:
-        """Write the points of crops, all points of a crop or none; one transaction. Points that stand are kept.
+    def add_keypoints(self, run_id: int, found: Sequence[Keypoints], digests: Sequence[bytes] | None = None) -> int:
+        """Write the points of crops, all points of a crop or none; one transaction. Returns how many points are new.
 
-        Passed over is a crop that ceased to be an animal meanwhile, one whose pixels are no longer those of which
-        `digests` (SHA-256, one for each of `found`) were taken, and one with points from a template that is gone.
-        CareError when a number is not finite.
+        Points that the run has already are kept. Passed over is a crop that ceased to be an animal meanwhile, one
+        whose pixels are no longer those of which `digests` (SHA-256, one for each of `found`) were taken, and one
+        with points from a template that is gone. CareError when a number is not finite.
         """
         for one in found:
             if not (np.isfinite(one.kp_image).all() and np.isfinite(one.confidence).all()):
@@ -168,10 +168,11 @@ class KeypointsTable:
                 same = digest is None or hashlib.sha256(stored.get(one.crop_id, b"")).digest() == digest
                 if animal and same and templates.issuperset(one.templates):
                     rows += _point_rows(run_id, one)
-            self.db.conn.executemany(
+            cursor = self.db.conn.executemany(
                 f"INSERT OR IGNORE INTO keypoints (run_id, {POINT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
+        return cursor.rowcount if rows else 0
 
     # -- points by hand
 
@@ -232,6 +233,24 @@ class KeypointsTable:
             "LEFT JOIN models ON models.id = runs.model_id WHERE command = 'propagate-keypoints' "
             "AND finished_at IS NOT NULL ORDER BY finished_at DESC, runs.id DESC"
         )
+
+    def run_of_points(self, run_id: int) -> dict:
+        """The row of a run that found points or took them in; CareError that lists the known ones."""
+        rows = self.rows(
+            f"SELECT * FROM runs WHERE command = 'propagate-keypoints' OR command IN {SAID} ORDER BY id", ()
+        )
+        for row in rows:
+            if row["id"] == run_id:
+                return row
+        known = ", ".join(f"{row['id']} ({row['command']})" for row in rows)
+        raise CareError(f"Run {run_id} has no points (runs that have: {known or 'none yet'}).")
+
+    def digests_of(self, image_ids: Iterable[int]) -> dict[int, str]:
+        """SHA-256 of the bytes of photos, by image id."""
+        rows = self.rows(
+            "SELECT id, sha256 FROM images WHERE id IN (SELECT value FROM json_each(?))", (_ids(image_ids),)
+        )
+        return {row["id"]: row["sha256"] for row in rows}
 
     def keypoints_hash(self, crop_id: int, run_id: int) -> str | None:
         """SHA-256 of a crop's points of one run, for embeddings made with them; None without points."""

@@ -20,7 +20,19 @@ import typer
 from typer.core import TyperGroup
 
 from care_cli import __version__
-from care_cli.cli import crops, detect, doctor, evaluate, exchange, identify, images, index, individuals, models
+from care_cli.cli import (
+    crops,
+    detect,
+    doctor,
+    evaluate,
+    exchange,
+    identify,
+    images,
+    index,
+    individuals,
+    keypoints,
+    models,
+)
 from care_cli.cli.output import Options, message
 from care_cli.errors import CareError
 from care_cli.scan import display_path
@@ -33,6 +45,7 @@ ORDER = (
     "images",
     "crops",
     "individuals",
+    "keypoints",
     "export",
     "import",
     "models",
@@ -106,6 +119,7 @@ app.add_typer(evaluate.app, name="evaluate")
 app.command("images")(images.images)
 app.add_typer(crops.app, name="crops")
 app.add_typer(individuals.app, name="individuals")
+app.add_typer(keypoints.app, name="keypoints")
 app.add_typer(exchange.export_app, name="export")
 app.add_typer(exchange.import_app, name="import")
 app.add_typer(models.app, name="models")

@@ -51,7 +51,7 @@ def _export(ctx: typer.Context, name: str, path: Path, **options) -> None:
 
     with open_catalog(ctx) as catalog:
         summary = resolve_name(FORMATS[name])(catalog, path, **options)
-    _report(ctx, summary)
+    report(ctx, summary)
 
 
 @import_app.command("dataset")
@@ -83,7 +83,7 @@ def import_dataset(
     entries(dataset)  # a wrong path or table begins no catalog
     with open_catalog(ctx, create=True) as catalog:
         summary = run(catalog, dataset)
-    _report(ctx, summary)
+    report(ctx, summary)
     if summary["failed"]:
         raise typer.Exit(1)
 
@@ -91,7 +91,7 @@ def import_dataset(
 LISTED = 20  # lines of a kind at the terminal; --json has all
 
 
-def _report(ctx: typer.Context, summary: dict) -> None:
+def report(ctx: typer.Context, summary: dict) -> None:
     """A summary as one JSON object, or as lines for the person at the terminal."""
     if ctx.obj.json:
         emit(summary)

@@ -122,7 +122,7 @@ def _from_table(dataset: Dataset, table: Path) -> tuple[list[tuple[Found, list[E
         if dataset.split is not None and row[dataset.split_column] != dataset.split:
             continue
         entry = _entry(dataset, row, f"{table.name} line {number}")
-        found = _find(root, row[dataset.path_column])
+        found = find_file(root, row[dataset.path_column])
         if isinstance(found, str):
             failures.setdefault(entry.path, found)
         elif entry not in groups.setdefault(found.relative, (found, []))[1]:
@@ -130,8 +130,11 @@ def _from_table(dataset: Dataset, table: Path) -> tuple[list[tuple[Found, list[E
     return list(groups.values()), [f"{path}: {reason}" for path, reason in failures.items()]
 
 
-def _rows(dataset: Dataset, table: Path) -> list[tuple[int, dict[str, str]]]:
-    """The table's rows with their line numbers, cells stripped; its columns are checked."""
+def read_table(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Columns of a CSV table, and its rows with their line numbers, cells stripped.
+
+    Commas, semicolons or tabs stand between cells. CareError when it cannot be read.
+    """
     try:
         text = table.read_text("utf-8-sig")
     except OSError as error:
@@ -147,12 +150,20 @@ def _rows(dataset: Dataset, table: Path) -> list[tuple[int, dict[str, str]]]:
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise CareError(f"The table {table} cannot be read as CSV, behind line {reader.line_num}: {error}.") from error
+    return present, [
+        (number, {key: (value or "").strip() for key, value in row.items() if key}) for number, row in rows
+    ]
+
+
+def _rows(dataset: Dataset, table: Path) -> list[tuple[int, dict[str, str]]]:
+    """The table's rows with their line numbers; its columns are checked."""
+    present, rows = read_table(table)
     for name in _columns(dataset):
         if name not in present:
             raise CareError(f"{table.name} has no column {name!r}; it has: {', '.join(present) or 'none'}.")
     if dataset.split is not None and dataset.split_column is None:
         raise CareError("--split says which part to import: name its column with --split-column.")
-    return [(number, {key: (value or "").strip() for key, value in row.items() if key}) for number, row in rows]
+    return rows
 
 
 def _columns(dataset: Dataset) -> list[str]:
@@ -237,10 +248,10 @@ def _date(text: str | None, place: str) -> str | None:
     return written
 
 
-def _find(root: Path, text: str) -> Found | str:
-    """The file that a table's cell names below the root, or why there is none."""
+def find_file(root: Path, text: str) -> Found | str:
+    """The file that a text names below the root, or why there is none."""
     if not text:
-        return "the row names no file"
+        return "no file is named"
     path = Path(os.path.abspath(root / text))  # noqa: PTH100 - '..' goes, links stay
     if not path.is_file() and "\\" in text:
         path = Path(os.path.abspath(root / text.replace("\\", "/")))  # noqa: PTH100
