@@ -6,6 +6,7 @@ image   the upright image: EXIF orientation applied, x to the right, y down, in 
         Pixel 0 spans 0..1 and its centre is 0.5, so resizing multiplies and cropping subtracts,
         for boxes and points alike.
 crop    the stored crop of a box: the rectangle of `crop_rectangle`, resized to `stored_size`.
+input   the square that a network sees a stored crop in, where it is squashed: x and y scales differ.
 
 Boxes are `(x, y, w, h)` float, top-left corner and size, in pixels of the image frame.
 """
@@ -55,6 +56,16 @@ def to_image(points: np.ndarray, rect: Rectangle, size: tuple[int, int]) -> np.n
     """Points `(N,2) float, xy px` from the crop frame of `size` (width, height) to the image frame."""
     x, y, w, h = rect
     return np.asarray(points, float) * [w / size[0], h / size[1]] + [x, y]
+
+
+def crop_to_input(points: np.ndarray, size: tuple[int, int], side: int) -> np.ndarray:
+    """Points `(N,2) float, xy px` from the crop frame of `size` (width, height) to the input frame of `side` px."""
+    return np.asarray(points, float) * [side / size[0], side / size[1]]
+
+
+def input_to_crop(points: np.ndarray, size: tuple[int, int], side: int) -> np.ndarray:
+    """Points `(N,2) float, xy px` from the input frame of `side` px to the crop frame of `size` (width, height)."""
+    return np.asarray(points, float) * [size[0] / side, size[1] / side]
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ from care_cli.cli import (
     individuals,
     keypoints,
     models,
+    propagate,
 )
 from care_cli.cli.output import Options, message
 from care_cli.errors import CareError
@@ -39,6 +40,7 @@ from care_cli.scan import display_path
 
 ORDER = (
     "detect",
+    "propagate-keypoints",
     "index",
     "identify",
     "evaluate",
@@ -113,6 +115,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("detect")(detect.detect)
+app.command("propagate-keypoints")(propagate.propagate_keypoints)
 app.command("index")(index.index)
 app.command("identify")(identify.identify)
 app.add_typer(evaluate.app, name="evaluate")

@@ -29,6 +29,7 @@ def identify(
     species: Annotated[str | None, typer.Option(help="Compare with animals of this species only.")] = None,
     site: Annotated[str | None, typer.Option(help="Compare with animals seen at this site only.")] = None,
     flank: Annotated[str | None, typer.Option(help="Compare with crops of this flank only.")] = None,
+    keypoints: Annotated[bool, typer.Option("--keypoints", help="Find the animals' named points too.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a picture: FILE.jpg.")] = None,
     confirm: Annotated[str | None, typer.Option(help="Add the photo: its animal is this individual.")] = None,
     new: Annotated[str | None, typer.Option(help="Add the photo: its animal is a new individual of this name.")] = None,
@@ -62,6 +63,7 @@ def identify(
         name=confirm if new is None else new,
         new=new is not None,
         keep=sheet is not None,
+        keypoints=keypoints,
     )
     with output.open_catalog(ctx) as catalog:
         if sheet:

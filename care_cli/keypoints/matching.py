@@ -158,7 +158,7 @@ def _there_and_back(
     queries = sample(mapped[None], kp[None], size).expand(crops, -1, -1)
     there, confidence, margin = _peaks(queries, features, cfg, size)
     returning = sample(features, there, size).reshape(1, crops * points, -1)
-    back = _peaks(returning, mapped[None], cfg, size)[0].view(crops, points, 2)
+    back = _peaks(returning, mapped[None], cfg, size, rivals=False)[0].view(crops, points, 2)
     error = (back - kp) * torch.tensor(reference.scale, dtype=kp.dtype, device=kp.device)
     cycle = error.norm(dim=-1) / reference.longest
     return _Found(there, confidence, margin, cycle, torch.zeros_like(confidence, dtype=torch.bool))
@@ -177,40 +177,46 @@ def sample(features: torch.Tensor, kp_input: torch.Tensor, size: int) -> torch.T
 
 
 def _peaks(
-    queries: torch.Tensor, features: torch.Tensor, cfg: MatchConfig, size: int
+    queries: torch.Tensor, features: torch.Tensor, cfg: MatchConfig, size: int, rivals: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Where in `features (B,C,h,w)` descriptors `(B,K,C)` are met: points `(B,K,2)`, cosines and margins `(B,K)`."""
+    """Where in `features (B,C,h,w)` descriptors `(B,K,C)` are met: points `(B,K,2)`, cosines and margins `(B,K)`.
+
+    Without `rivals` margins are 0.
+    """
     import torch
 
     if cfg.refine == "soft":
-        return _peaks_of(cosine(queries, features), cfg, size)
+        return _peaks_of(cosine(queries, features), cfg, size, rivals)
     found = []
     for asked, mapped in zip(queries, features, strict=True):
         norms = upsampled_norms(mapped, size)
         parts = asked.split(max(1, AT_ONCE // size**2))
         maps = (upsampled_cosine(part, mapped, size, norms) for part in parts)
-        found.append([torch.cat(values) for values in zip(*(_peaks_of(m, cfg, size) for m in maps), strict=True)])
+        found.append(
+            [torch.cat(values) for values in zip(*(_peaks_of(m, cfg, size, rivals) for m in maps), strict=True)]
+        )
     return tuple(torch.stack(values) for values in zip(*found, strict=True))
 
 
-def _peaks_of(maps: torch.Tensor, cfg: MatchConfig, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _peaks_of(
+    maps: torch.Tensor, cfg: MatchConfig, size: int, rivals: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of cosine maps `(...,h,w)` over the input: peaks `(...,2)` xy px, their cosines and margins `(...)`."""
     import torch
 
     h, w = maps.shape[-2:]
     x, y = ((torch.arange(n, device=maps.device, dtype=maps.dtype) + 0.5) * (size / n) for n in (w, h))
     peak, index = maps.flatten(-2).max(-1)
-    row, column = index // w, index % w
-    kp = torch.stack((x[column], y[row]), -1)
-    off_x, off_y = x - kp[..., :1], y - kp[..., 1:]  # (...,w), (...,h)
-    far = off_x[..., None, :] ** 2 + off_y[..., None] ** 2 >= 2 * (cfg.elsewhere * size) ** 2
-    margin = peak - maps.masked_fill(~far, -1).amax((-2, -1))  # no cosine is lower, where the map has no elsewhere
+    kp = torch.stack((x[index % w], y[index // w]), -1)
+    off_x, off_y = (x - kp[..., :1])[..., None, :], (y - kp[..., 1:])[..., None]
     if cfg.refine == "soft":
-        near_x = off_x.abs() <= (cfg.window + 0.5) * size / w
-        near_y = off_y.abs() <= (cfg.window + 0.5) * size / h
-        near = near_y[..., None] & near_x[..., None, :]
+        near = (off_x.abs() <= (cfg.window + 0.5) * size / w) & (off_y.abs() <= (cfg.window + 0.5) * size / h)
         weights = (maps / cfg.beta).masked_fill(~near, -torch.inf).flatten(-2).softmax(-1).view(maps.shape)
         kp = torch.stack(((weights.sum(-2) * x).sum(-1), (weights.sum(-1) * y).sum(-1)), -1)
+    if not rivals:
+        return kp, peak, torch.zeros_like(peak)
+    near = off_x.square() + off_y.square() < 2 * (cfg.elsewhere * size) ** 2
+    margin = peak - maps.masked_fill_(near, -1).amax((-2, -1))  # no cosine is lower, where the map has no elsewhere
     return kp, peak, margin
 
 

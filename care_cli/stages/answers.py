@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from care_cli.scan import display_path
-from care_cli.stages.identify import Identifier, QueryPhoto
+from care_cli.stages.identify import Identifier, Query, QueryPhoto
 
 if TYPE_CHECKING:
     from care_cli.pages.sheet import QuerySheetRow
@@ -36,7 +36,20 @@ def _photo(identifier: Identifier, photo: QueryPhoto) -> dict:
             {"box": box, "category": query.category, "species": query.species, "verdict": query.verdict,
              "reason": query.reason or None, "candidates": candidates}
         )  # fmt: skip
+        if identifier.points:
+            shown["crops"][-1]["keypoints"] = _points(query)
     return shown
+
+
+def _points(query: Query) -> list[dict]:
+    """A query's points, px of the image frame; none when they could not be found."""
+    one = query.keypoints
+    return [] if one is None else [
+        {"name": name, "x": round(x, 2), "y": round(y, 2), "confidence": round(confidence, 4), "visible": visible}
+        for name, (x, y), confidence, visible in zip(
+            one.names, one.kp_image.tolist(), one.confidence.tolist(), one.visible.tolist(), strict=True
+        )
+    ]  # fmt: skip
 
 
 def sheet_rows(identifier: Identifier, photos: Sequence[QueryPhoto]) -> list[QuerySheetRow]:

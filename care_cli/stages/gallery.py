@@ -9,6 +9,7 @@ processes may write them, and a catalog that went back to a backup finds its old
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from care_cli import search
+from care_cli.keypoints import references
 from care_cli.matching import Candidate, rank, shortlist
 from care_cli.records import Selection
 from care_cli.search import Block
@@ -112,9 +114,11 @@ def open_gallery(catalog: Catalog, run_id: int, selection: Selection | None = No
 
 
 def forget(catalog: Catalog) -> None:
-    """What was deleted from the catalog leaves the bytes of its file and of its cache."""
+    """What was deleted from the catalog leaves the bytes of its file and of its caches."""
     catalog.expunge()
     sweep(catalog)
+    annotated = catalog.pixels(template.crop_id for template in catalog.templates())
+    references.sweep(references_folder(catalog), [hashlib.sha256(jpeg).digest() for jpeg in annotated.values()])
 
 
 def damaged(catalog: Catalog, delete: bool = False) -> list[Path]:
@@ -165,7 +169,16 @@ class _Cache:
 
 def _folder(catalog: Catalog) -> Path:
     """Where the blocks of this catalog and its copies are kept."""
-    return cache_folder() / "galleries" / f"{catalog.number() & (1 << 64) - 1:016x}"
+    return cache_folder() / "galleries" / _number(catalog)
+
+
+def references_folder(catalog: Catalog) -> Path:
+    """Where the features of the annotated crops of this catalog and its copies are kept."""
+    return cache_folder() / "references" / _number(catalog)
+
+
+def _number(catalog: Catalog) -> str:
+    return f"{catalog.number() & (1 << 64) - 1:016x}"
 
 
 def _file(name: str, generation: int) -> str:

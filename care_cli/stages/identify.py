@@ -17,7 +17,7 @@ from care_cli.decisions import checked_name
 from care_cli.errors import CareError
 from care_cli.images import File, Reading, decode, read_file
 from care_cli.matching import SCORES, Candidate, Thresholds, decide
-from care_cli.records import Crop, Detection, ModelSpec, Selection
+from care_cli.records import Crop, Detection, Keypoints, ModelSpec, Selection
 from care_cli.scan import Found, display_path, scan
 from care_cli.stages import detect, gallery, index, individuals
 from care_cli.stages.cropping import CropSettings, cut_crops
@@ -25,6 +25,7 @@ from care_cli.stages.crops import black_out
 from care_cli.stages.devices import precision_like
 from care_cli.stages.photos import count, found_in, least_side, require_photos
 from care_cli.stages.places import add_place
+from care_cli.stages.query_points import QueryPoints
 from care_cli.thresholds import ONE_BEING, PERSON, SHOWN
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class IdentifyConfig:
     name: str | None = None  # said of the animal of the one photo
     new: bool = False  # nobody bears that name yet
     keep: bool = False  # the queries' pixels, for a sheet
+    keypoints: bool = False  # find the queries' points too
 
 
 @dataclass
@@ -67,6 +69,8 @@ class Query:
     jpeg: bytes | None = None
     vector: np.ndarray | None = None  # (D,) float32, norm 1
     digest: bytes | None = None  # of the pixels that it was made of
+    keypoints: Keypoints | None = None  # when they were asked for
+    points_run: int | None = None  # the run that they belong to when they are new
     candidates: list[Candidate] = field(default_factory=list)
     verdict: str | None = None
     reason: str = ""
@@ -101,6 +105,7 @@ class Identifier:
         self.crop = CropSettings.of_run(self.active) if self.active else CropSettings()
         self._embedder: Embedder | None = None
         self._detector: tuple[Detector, dict] | None = None
+        self.points = self._points() if cfg.keypoints else None
 
     def _index_run(self) -> dict:
         wanted = registry.model_sha256(self.cfg.model) if self.cfg.model else None
@@ -109,6 +114,10 @@ class Identifier:
                 return row
         made = f" with {self.cfg.model.name}" if self.cfg.model else ""
         raise CareError(f"There is no finished index{made} in {self.catalog.path}. Run `care index` first.")
+
+    def _points(self) -> QueryPoints:
+        cfg = self.cfg
+        return QueryPoints(self.catalog, cfg.device, cfg.engine, cfg.precision, cfg.candidates.species)
 
     def _thresholds(self) -> Thresholds | None:
         said = {}
@@ -240,6 +249,8 @@ class Identifier:
         asked = [query for query in photo.queries if query.jpeg is not None]
         if not asked:
             return
+        if self.points:
+            self.points.find(photo)
         cfg, own = self.cfg, self.catalog.crops_of_images(self.own_event(photo))
         for query, made in zip(asked, index.embed(self.embedder, [query.jpeg for query in asked]), strict=True):
             query.vector, query.digest = made.vector, made.digest
@@ -329,6 +340,8 @@ def confirm(identifier: Identifier, photos: Sequence[QueryPhoto], number: int | 
         crop_id = query.crop_id or add_photo(identifier, photo)[chosen]
         if query.vector is not None and identifier.as_indexed():
             catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None], [query.digest])
+        if query.points_run is not None:
+            catalog.add_keypoints(query.points_run, [replace(query.keypoints, crop_id=crop_id)], [query.digest])
         score = best.similarity if best else None
         done = individuals.name(catalog, [crop_id], cfg.name, score=score, evidence=evidence)
     gallery.forget(catalog)

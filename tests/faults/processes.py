@@ -152,7 +152,7 @@ def come_to(process: Process, catalog: Path, rows: int, table: str = "run_images
 
 TEXTS, BOX, CUT = 5, 5, 6  # columns of a crop: words, box and confidence, rectangle and size
 CROP = (
-    "images.sha256, category, label, species, flank, crops.x, crops.y, w, h, confidence, "
+    "images.sha256, category, label, species, flank, crops.x, crops.y, w, h, crops.confidence, "
     "rect_x, rect_y, rect_w, rect_h, crop_width, crop_height"
 )
 QUERIES = {
@@ -168,6 +168,8 @@ QUERIES = {
     "JOIN crop_pixels ON crop_id = crops.id",
     "embeddings": f"SELECT {CROP}, vector FROM crops JOIN images ON images.id = image_id "
     "JOIN embeddings ON crop_id = crops.id",
+    "keypoints": f"SELECT {CROP}, keypoints.name, keypoints.x, keypoints.y, visible, template_id "
+    "FROM crops JOIN images ON images.id = image_id JOIN keypoints ON crop_id = crops.id",
     "runs": "SELECT command, identity, finished_at IS NULL FROM runs",
     "decisions": "SELECT source, action, sha256, round(crops.x, 3), decisions.value, evidence FROM decisions "
     "LEFT JOIN crops ON crops.id = crop_id LEFT JOIN images ON images.id = image_id",

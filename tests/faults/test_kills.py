@@ -1,6 +1,6 @@
 """SIGKILL at any moment of any writing command: the same command again, and nothing is lost or there twice.
 
-20 kills in the usual suite; ten times as many, at moments ten times as close, in the slow one.
+24 kills in the usual suite; ten times as many, at moments ten times as close, in the slow one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import catalogs
 import numpy as np
 import pytest
+import textures
 from PIL import Image
 from processes import INDEX, Care, assert_same, come_to, committed, detect, rows_of, until
 
@@ -76,6 +77,21 @@ def test_index(care: Care, root: Path, tmp_path: Path, surveyed: Path, times: in
     assert care.run(undisturbed, *INDEX).code == 0
     total = committed(undisturbed, "embeddings")
     kill_and_repeat(care, catalog, "embeddings", total, 4 * times, *INDEX[:-1], 1)
+    assert_same(catalog, undisturbed)
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_propagate_keypoints(care: Care, tmp_path: Path, times: int) -> None:
+    spec, undisturbed, catalog = textures.extractor(tmp_path), tmp_path / "undisturbed.db", tmp_path / "care.db"
+    with catalogs.new(undisturbed) as opened:
+        truth = textures.survey(opened, 40)
+        opened.add_template("lynx", 1, textures.named(truth[1]), "expert")
+    shutil.copy(undisturbed, catalog)
+    command = "-q", "propagate-keypoints", "--extractor", spec.name, "--weights", spec.file, "--batch", 1
+    assert care.run(undisturbed, *command).code == 0
+    total = committed(undisturbed, "keypoints")
+    assert total == 40 * len(textures.POINTS)
+    kill_and_repeat(care, catalog, "keypoints", total, 4 * times, *command)
     assert_same(catalog, undisturbed)
 
 

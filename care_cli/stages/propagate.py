@@ -1,0 +1,341 @@
+"""`care propagate-keypoints`: carry named points from annotated crops to all others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from care_cli import registry
+from care_cli.errors import CareError
+from care_cli.features import Extractor, FeatureConfig, load_extractor, prepare
+from care_cli.images import decode_jpeg
+from care_cli.keypoints.matching import Match, MatchConfig
+from care_cli.keypoints.propagator import Propagator, same_names
+from care_cli.keypoints.references import Annotated, Cache
+from care_cli.records import CropFrame, Keypoints, ModelSpec, Selection, Template
+from care_cli.stages import gallery
+from care_cli.stages.devices import precision_like
+from care_cli.stages.pipeline import WORKERS, ahead, batches
+
+if TYPE_CHECKING:
+    from care_cli.catalog import Catalog
+
+COMMAND = "propagate-keypoints"
+PROMPT = "a photo of a {species}"  # of DIFT's semantic correspondence
+SMALLEST = 8  # px, shorter side of a crop: a block of JPEG, in which no part of an animal can be told from another
+PAGE = 4096  # crops asked for at once
+
+
+@dataclass(frozen=True)
+class PropagateConfig:
+    """What `care propagate-keypoints` was asked to do."""
+
+    spec: ModelSpec  # the extractor
+    templates: tuple[str, ...] = ()  # names; several are references of the same points. None: each species' only one
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    prompt: str = PROMPT  # what crops show, for extractors with words
+    device: str = "cpu"
+    engine: str = "auto"  # auto | torch | openvino
+    precision: str = "auto"  # auto | float32 | bfloat16 | float16
+    batch: int | None = None  # crops a forward pass and a transaction; None: what suits the extractor
+    selection: Selection = field(default_factory=lambda: Selection(category="animal"))
+
+
+# -- runs
+
+
+def load(cfg: PropagateConfig, notice: Callable[[str], None] | None = None) -> tuple[Extractor, ModelSpec]:
+    """The extractor ready for use, and its description with the digest that identifies it in runs."""
+    extractor = load_extractor(
+        cfg.spec, cfg.features, cfg.device, engine=cfg.engine, precision=cfg.precision, notice=notice
+    )
+    return extractor, replace(cfg.spec, sha256=registry.model_sha256(cfg.spec))
+
+
+def settings_of(extractor: Extractor, annotated: Iterable[Annotated], match: MatchConfig, prompt: str) -> dict:
+    """What identifies a propagation beside the weights."""
+    return {
+        "templates": sorted(one.digest for one in annotated),
+        "features": extractor.settings,
+        "precision": extractor.precision,
+        "prompt": prompt,
+        "match": asdict(match),
+    }
+
+
+def annotated(catalog: Catalog, templates: Sequence[Template]) -> dict[int, Annotated]:
+    """Templates with their crops' pixels, by id, in the order of their contents; those without pixels are left out."""
+    crop_ids = [template.crop_id for template in templates]
+    frames, pixels = catalog.crop_frame(crop_ids), catalog.pixels(crop_ids)
+    found = {
+        template.id: Annotated(pixels[template.crop_id], frames[template.crop_id], template.points)
+        for template in templates
+        if template.crop_id in pixels
+    }
+    return dict(sorted(found.items(), key=lambda item: item[1].digest))
+
+
+def made_of(
+    catalog: Catalog, templates: Sequence[Template], extractor: Extractor, model: str, match: MatchConfig, prompt: str
+) -> tuple[Propagator, dict]:
+    """What carries the points of some templates, and what identifies the run of it.
+
+    `model` is the SHA-256 of the extractor's weights; `prompt` may hold {species}.
+    """
+    crops, names = annotated(catalog, templates), {template.id: template.name for template in templates}
+    if lost := [name for one, name in names.items() if one not in crops]:
+        raise CareError(f"The crop of template {lost[0]!r} has no pixels. Connect its card and run `care doctor`.")
+    said = worded(prompt, templates[0].species)
+    propagator = Propagator.of(
+        {f"template {names[one]!r}": crop for one, crop in crops.items()},
+        extractor,
+        match,
+        said,
+        templates=tuple(crops),
+        cache=Cache(gallery.references_folder(catalog), model),
+    )
+    return propagator, settings_of(extractor, crops.values(), match, said)
+
+
+def of_run(
+    catalog: Catalog,
+    run: dict,
+    device: str = "cpu",
+    engine: str = "auto",
+    precision: str = "auto",
+    notice: Callable[[str], None] | None = None,
+) -> tuple[Propagator, dict]:
+    """What carries points as a run of `propagate_runs` did, and the settings that it has here.
+
+    They are those of the run, but for the precision where the device lacks the run's own. Raises CareError when its
+    templates are no longer what they were, or its model is not on this machine.
+    """
+    made = json.loads(run["settings"])
+    known = {field.name for field in fields(FeatureConfig)}
+    cfg = PropagateConfig(
+        spec=registry.recall(json.loads(run["spec"])),
+        features=FeatureConfig(**{name: value for name, value in made["features"].items() if name in known}),
+        match=MatchConfig(**made["match"]),
+        prompt=made["prompt"],
+        device=device,
+        engine=engine,
+        precision=precision_like(made, precision, device),
+    )
+    extractor, used = load(cfg, notice)
+    if json.loads(json.dumps(extractor.settings)) != made["features"]:
+        raise CareError("These points were made with other settings of their model. Propagate them again.")
+    return made_of(catalog, templates_of(catalog, made), extractor, used.sha256, cfg.match, cfg.prompt)
+
+
+def templates_of(catalog: Catalog, settings: dict) -> list[Template]:
+    """The templates of a run's settings; CareError when one is gone or was changed."""
+    every = {template.id: template for template in catalog.templates()}
+    by_content = {crop.digest: every[one] for one, crop in annotated(catalog, list(every.values())).items()}
+    if not by_content.keys() >= set(settings["templates"]):
+        raise CareError(
+            "A template of these points is gone, or its crop was changed. Run `care propagate-keypoints` again."
+        )
+    return [by_content[digest] for digest in settings["templates"]]
+
+
+def worded(prompt: str, species: str | None) -> str:
+    """A prompt about a species, or about any animal."""
+    if species is None:
+        return prompt.replace("a {species}", "an animal").replace("{species}", "animal")
+    return prompt.replace("{species}", species)
+
+
+# -- which templates for which crops
+
+
+@dataclass(frozen=True)
+class Task:
+    """Templates of the same points, and the crops that they serve."""
+
+    templates: tuple[Template, ...]
+    crop_ids: tuple[int, ...]
+
+
+def plan(catalog: Catalog, cfg: PropagateConfig) -> tuple[list[Task], dict[str, int]]:
+    """What is to be done, and how many crops of each species have no template ('unknown': species not said).
+
+    Raises CareError when there is no animal crop, no template, or none or several to choose from.
+    """
+    wanted = cfg.selection.species
+    by_species = _by_species(catalog, cfg.selection)
+    if not by_species:
+        which = f" of the species {wanted!r}" if wanted else ""
+        raise CareError(f"There is no animal crop{which} to carry points to. `care crops` shows what there is.")
+    if cfg.templates:
+        return [_asked(cfg.templates, [catalog.template(name) for name in cfg.templates], by_species, wanted)], {}
+    every = catalog.templates()
+    if not every:
+        raise CareError("There is no template in this catalog yet. Annotate one crop: `care templates add`.")
+    tasks: dict[str | None, Task] = {}
+    without: dict[str, int] = {}
+    for species, crop_ids in by_species.items():
+        served = species if any(one.species == species for one in every) else None
+        own = tuple(one for one in every if one.species == served)
+        if len(own) > 1:
+            names = ", ".join(one.name for one in own)
+            whose = f"the species {served!r}" if served else "any species"
+            raise CareError(f"There are several templates for {whose}: {names}. Say which with --template.")
+        if own:
+            earlier = tasks[served].crop_ids if served in tasks else ()
+            tasks[served] = Task(own, earlier + tuple(crop_ids))
+        else:
+            without[species or "unknown"] = len(crop_ids)
+    if not tasks:
+        known = ", ".join(sorted({str(one.species) for one in every}))
+        raise CareError(
+            f"There is no template for {', '.join(sorted(without))}: those in this catalog are for {known}. Annotate "
+            "one (`care templates add`), say which with --template, or what the crops show: `care crops set`."
+        )
+    return list(tasks.values()), without
+
+
+def _by_species(catalog: Catalog, selection: Selection) -> dict[str | None, list[int]]:
+    """The selected crops by what species they show."""
+    crop_ids = catalog.crop_ids(selection)
+    found: dict[str | None, list[int]] = {}
+    for start in range(0, len(crop_ids), PAGE):
+        page = crop_ids[start : start + PAGE]
+        frames = catalog.crop_frame(page)
+        for crop_id in page:
+            found.setdefault(frames[crop_id].species, []).append(crop_id)
+    return found
+
+
+def _asked(
+    names: Sequence[str], templates: Sequence[Template], by_species: dict[str | None, list[int]], wanted: str | None
+) -> Task:
+    """The templates that were named, and their species' crops, or those of the one that was `wanted`."""
+    of = sorted({template.species for template in templates}, key=str)
+    if len(set(names)) < len(names):
+        raise CareError(f"A template was named twice: {', '.join(names)}.")
+    if len(of) > 1:
+        raise CareError(
+            f"The templates {', '.join(names)} are for {', '.join(str(species or 'any species') for species in of)}. "
+            "Those of one species are used together; run the command once for each."
+        )
+    crops = by_species.get(of[0], []) if of[0] and not wanted else [one for ids in by_species.values() for one in ids]
+    if not crops:
+        raise CareError(
+            f"There is no crop of the species {of[0]!r}, which the template is for. Say what the crops show with "
+            "`care crops set`, or which crops are meant with --species."
+        )
+    return Task(tuple(templates), tuple(crops))
+
+
+# -- the work
+
+
+def run(catalog: Catalog, cfg: PropagateConfig) -> dict:
+    """Carry points to every selected animal crop that has none of this run yet; returns the summary.
+
+    Crops without pixels, those that are too small, and those whose pixels are damaged are listed and left out.
+    Raises CareError as `plan` and `load` do, and when templates that are used together differ in their points.
+    """
+    started = time.monotonic()
+    tasks, without_template = plan(catalog, cfg)
+    for task in tasks:
+        same_names({template.name: template.points for template in task.templates})
+    extractor, used = load(cfg, catalog.notice)
+    batch = cfg.batch or extractor.batch
+    noted = {"device": extractor.device, "engine": extractor.engine, "batch": batch}
+    summary = {"runs": [], "model": used.name, "crops": 0, "new": 0, "known": 0, "points": 0, "uncertain": 0}
+    summary |= {"without_template": without_template, "without_pixels": [], "too_small": [], "damaged": []}
+    for task in tasks:
+        propagator, settings = made_of(catalog, task.templates, extractor, used.sha256, cfg.match, cfg.prompt)
+        names = [template.name for template in task.templates]
+        run_id = catalog.begin_run(COMMAND, settings, used, templates=names, **noted)
+        todo = catalog.without_keypoints(run_id, task.crop_ids)
+        without_pixels = catalog.without_pixels(task.crop_ids)
+        with tqdm(total=len(todo), unit="crop", desc=", ".join(names), disable=None) as bar:
+            for group in carried(catalog, todo, propagator, batch):
+                _write(catalog, run_id, group, summary)
+                bar.update(len(group))
+        catalog.finish_run(run_id)
+        summary["runs"].append(run_id)
+        summary["crops"] += len(task.crop_ids)
+        summary["known"] += len(task.crop_ids) - len(todo) - len(without_pixels)
+        summary["without_pixels"] += without_pixels
+    seconds = time.monotonic() - started
+    points = summary.pop("points")
+    summary["uncertain"] = round(summary["uncertain"] / points, 4) if points else None  # share of the new points
+    return summary | {"seconds": round(seconds, 3), "crops_per_second": round(summary["new"] / seconds, 3)}
+
+
+def _write(catalog: Catalog, run_id: int, group: Sequence[Carried], summary: dict) -> None:
+    """Write a batch in one transaction, and count what came of it."""
+    good = [one for one in group if one.found is not None]
+    if good:
+        catalog.add_keypoints(run_id, [one.found for one in good], [one.digest for one in good])
+    summary["new"] += len(good)
+    summary["points"] += sum(one.found.visible.size for one in good)
+    summary["uncertain"] += sum(int((~one.found.visible).sum()) for one in good)
+    for reason in ("too_small", "damaged"):
+        summary[reason] += [one.frame.crop_id for one in group if one.failure == reason]
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """A stored crop on its way: its input `(3,S,S) uint8`, then its points, or what prevents them."""
+
+    frame: CropFrame
+    digest: bytes  # SHA-256 of the stored pixels
+    pixels: np.ndarray | None = None
+    found: Keypoints | None = None
+    failure: str | None = None  # too_small | damaged
+
+
+def carried(catalog: Catalog, crop_ids: Sequence[int], propagator: Propagator, batch: int) -> Iterator[list[Carried]]:
+    """Crops with their points, batch by batch; decoding and the network go on ahead of the caller, who writes."""
+    side = propagator.extractor.size
+
+    def prepared(crop: tuple[CropFrame, bytes]) -> Carried:
+        frame, jpeg = crop
+        one = Carried(frame, hashlib.sha256(jpeg).digest())
+        if min(frame.size) < SMALLEST:
+            return replace(one, failure="too_small")
+        try:
+            return replace(one, pixels=prepare(decode_jpeg(jpeg), side))
+        except CareError:
+            return replace(one, failure="damaged")
+
+    def matched(group: list[Carried]) -> list[Carried]:
+        whole = [one for one in group if one.pixels is not None]
+        images = np.stack([one.pixels for one in whole]) if whole else ()
+        found = iter(propagator.carry(images, [one.digest for one in whole]) if whole else ())
+        return [one if one.pixels is None else _settled(one, next(found), propagator) for one in group]
+
+    ready = ahead(
+        prepared,
+        _stored(catalog, crop_ids, batch),
+        depth=2 * batch + WORKERS,
+        weigh=lambda crop: len(crop[1]) + 3 * side**2,
+    )
+    return ahead(matched, batches(ready, batch), workers=1, depth=2)
+
+
+def _settled(one: Carried, found: Match, propagator: Propagator) -> Carried:
+    """The crop with its points; without them when the network gave no numbers (pixels without any contrast)."""
+    if not (np.isfinite(found.kp_input).all() and np.isfinite(found.confidence).all()):
+        return replace(one, pixels=None, failure="damaged")
+    return replace(one, pixels=None, found=propagator.keypoints(found, one.frame))
+
+
+def _stored(catalog: Catalog, crop_ids: Sequence[int], page: int) -> Iterator[tuple[CropFrame, bytes]]:
+    """Where crops lie and their stored pixels, read a page at a time; those that lost them meanwhile are left out."""
+    for start in range(0, len(crop_ids), page):
+        ids = crop_ids[start : start + page]
+        frames, pixels = catalog.crop_frame(ids), catalog.pixels(ids)
+        yield from ((frames[crop_id], pixels[crop_id]) for crop_id in ids if crop_id in pixels)
