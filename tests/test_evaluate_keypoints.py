@@ -22,13 +22,13 @@ from care_cli.catalog import Catalog
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
 from care_cli.evaluation import pairs
-from care_cli.evaluation.pairs import Annotated
+from care_cli.evaluation.pairs import Animal
 from care_cli.features import FeatureConfig, load_extractor, prepare
 from care_cli.features.untrained import untrained
 from care_cli.images import decode_jpeg
 from care_cli.keypoints.matching import MatchConfig
 from care_cli.records import Keypoints, ModelSpec, Photo
-from care_cli.stages import annotated
+from care_cli.stages import carrying
 from care_cli.stages.evaluate_keypoints import EvaluateConfig, run
 from care_cli.stages.sweep import Setting, parse, setting_of, sweep_of, varied
 
@@ -40,10 +40,10 @@ MIRRORED = {"left_eye": "right_eye", "right_eye": "left_eye"}
 # Pairs ----------------------------------------------------------------------------------------------
 
 
-def some_crops(draw: st.DrawFn) -> list[Annotated]:
+def some_crops(draw: st.DrawFn) -> list[Animal]:
     names = ["nose", "left_eye", "right_eye"]
     return [
-        Annotated(crop, draw(st.integers(0, 6)), draw(st.sampled_from(["cat", "dog"])),
+        Animal(crop, draw(st.integers(0, 6)), draw(st.sampled_from(["cat", "dog"])),
                   draw(st.sampled_from([None, "a", "b", "c"])), (0, 0, 9, 9), (0, 0, 9, 9), (9, 9),
                   dict.fromkeys(draw(st.sets(st.sampled_from(names))), (1.0, 2.0)))
         for crop in range(draw(st.integers(0, 9)))
@@ -54,7 +54,7 @@ crops = st.composite(some_crops)()
 
 
 @given(crops)
-def test_every_pair_is_of_one_species_two_photos_and_two_animals(some: list[Annotated]) -> None:
+def test_every_pair_is_of_one_species_two_photos_and_two_animals(some: list[Animal]) -> None:
     found = {(one.references, one.target, frozenset(one.names)) for one in pairs.transfers(some, some)}
     expected = set()
     for source in some:
@@ -67,7 +67,7 @@ def test_every_pair_is_of_one_species_two_photos_and_two_animals(some: list[Anno
 
 
 @given(crops, st.integers(0, 3))
-def test_more_references_are_the_fewer_and_others_and_ask_the_same_points(some: list[Annotated], seed: int) -> None:
+def test_more_references_are_the_fewer_and_others_and_ask_the_same_points(some: list[Animal], seed: int) -> None:
     by_number = [pairs.transfers(some, some, references=r, count=12, seed=seed) for r in (1, 2, 4)]
     for fewer, more in itertools.pairwise(by_number):
         assert [(one.target, one.names) for one in fewer] == [(one.target, one.names) for one in more]
@@ -79,14 +79,14 @@ def test_more_references_are_the_fewer_and_others_and_ask_the_same_points(some: 
 
 
 @given(crops, st.integers(1, 5), st.integers(0, 3))
-def test_drawn_pairs_are_some_of_all(some: list[Annotated], count: int, seed: int) -> None:
+def test_drawn_pairs_are_some_of_all(some: list[Animal], count: int, seed: int) -> None:
     every, drawn = pairs.transfers(some, some), pairs.transfers(some, some, count=count, seed=seed)
     assert set(drawn) <= set(every) and len(set(drawn)) == len(drawn)
     assert drawn == pairs.transfers(some, some, count=count, seed=seed)
 
 
 @given(crops, st.integers(0, 3))
-def test_halves_keep_an_animal_on_one_side(some: list[Annotated], seed: int) -> None:
+def test_halves_keep_an_animal_on_one_side(some: list[Animal], seed: int) -> None:
     first = pairs.halves(some, seed)
     clusters = {one.cluster for one in some}
     assert first <= clusters
@@ -96,14 +96,14 @@ def test_halves_keep_an_animal_on_one_side(some: list[Annotated], seed: int) -> 
 
 
 @given(crops)
-def test_a_mirror_image_twice_is_the_crop(some: list[Annotated]) -> None:
+def test_a_mirror_image_twice_is_the_crop(some: list[Animal]) -> None:
     for one in some:
         again = one.flipped(MIRRORED).flipped(MIRRORED)
         assert (again.points, again.box, again.mirrored) == (one.points, one.box, False)
 
 
 def test_a_mirror_image_by_hand() -> None:
-    one = Annotated(1, 1, "cat", None, (12, 5, 4, 6), (10, 5, 20, 9), (20, 9), {"left_eye": (13.0, 7.0)})
+    one = Animal(1, 1, "cat", None, (12, 5, 4, 6), (10, 5, 20, 9), (20, 9), {"left_eye": (13.0, 7.0)})
     turned = one.flipped(MIRRORED)
     assert turned.points == {"right_eye": (27.0, 7.0)}  # 3 px from the crop's other edge, 10 + 20 - 3
     assert turned.box == (24, 5, 4, 6)
@@ -251,11 +251,11 @@ def plain_errors(catalog: Catalog, network: ModelSpec) -> dict[tuple[int, int, s
 
 
 def test_errors_equal_a_plain_computation(textures: Catalog, network: ModelSpec) -> None:
-    known = annotated.truth(textures)
+    known = carrying.truth(textures)
     extractor = load_extractor(network, FeatureConfig(size=SIZE), engine="torch")
     sources = {one.crop: one for one in known.crops}
-    bank = annotated.FeatureBank(textures, extractor, "", known.crops)
-    carrier = annotated.Carrier(bank, MatchConfig(refine="argmax", align=False), sources, sources, known.mirrors)
+    bank = carrying.FeatureBank(textures, extractor, "", known.crops)
+    carrier = carrying.Carrier(bank, MatchConfig(refine="argmax", align=False), sources, sources, known.mirrors)
     carried = carrier.carry(pairs.transfers(known.crops, known.crops))
     expected = plain_errors(textures, network)
     ours = dict(zip(zip(carried.source.tolist(), carried.target.tolist(), carried.name.tolist(), strict=True),
@@ -300,7 +300,7 @@ def test_what_does_not_fit_into_memory_is_computed_again(
     textures: Catalog, network: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roomy = run(textures, asked(network, MatchConfig(align=True)))
-    monkeypatch.setattr(annotated, "HELD", 1)  # two maps at a time, or what one pair needs
+    monkeypatch.setattr(carrying, "HELD", 1)  # two maps at a time, or what one pair needs
     tight = run(textures, asked(network, MatchConfig(align=True)))
     assert tight["settings"][0]["networks"]["trained"]["parts"] == roomy["settings"][0]["networks"]["trained"]["parts"]
 
@@ -314,11 +314,11 @@ def test_a_point_is_asked_of_the_references_that_show_it(tmp_path: Path, network
         target = add_animal(catalog, detect, pixels, box)
         other = add_animal(catalog, detect, texture(4), box)
         shifted = add_animal(catalog, detect, np.roll(pixels, 1, 0), box, points={"nose": place["nose"]})
-        known = annotated.truth(catalog)
+        known = carrying.truth(catalog)
         extractor = load_extractor(network, FeatureConfig(size=SIZE), engine="torch")
         sources = {one.crop: one for one in known.crops}
-        bank = annotated.FeatureBank(catalog, extractor, "", known.crops)
-        carrier = annotated.Carrier(bank, MatchConfig(align=False), sources, sources, known.mirrors)
+        bank = carrying.FeatureBank(catalog, extractor, "", known.crops)
+        carrier = carrying.Carrier(bank, MatchConfig(align=False), sources, sources, known.mirrors)
         carried = carrier.carry([pairs.Transfer(target, (other, shifted), ("nose", "tail"))])
     assert dict(zip(carried.name.tolist(), carried.source.tolist(), strict=True)) == {"nose": shifted, "tail": other}
     assert carried.error[0] < 0.1

@@ -31,7 +31,7 @@ def keypoints(
     align: Annotated[bool | None, typer.Option("--align/--no-align", help="Match the mirrored reference too.")] = None,
     cycle: Annotated[float | None, typer.Option(help="Error there and back up to which a point is kept.")] = None,
     no_cycle: Annotated[bool, typer.Option("--no-cycle", help="Keep points whatever their way back.")] = False,
-    confidence: Annotated[float | None, typer.Option(help="Cosine from which a point is kept.")] = None,
+    least: Annotated[float | None, typer.Option(help="Cosine from which a point is kept.")] = None,
     references: Annotated[Number, typer.Option(help="Crops drawn for each target.  [default: each pair]")] = None,
     mirrored: Annotated[bool, typer.Option("--mirrored", help="Carry to the targets' mirror images.")] = False,
     pairs: Annotated[Number, typer.Option(metavar="N", help="Pairs of a species, drawn.  [default: all]")] = None,
@@ -57,7 +57,7 @@ def keypoints(
     from care_cli.stages.sweep import setting_of, sweep_of
 
     said = {"size": size, "block": block, "timestep": timestep, "ensemble": ensemble, "refine": refine, "align": align,
-            "cycle": cycle, "least": confidence, "references": references, "mirrored": mirrored}  # fmt: skip
+            "cycle": cycle, "least": least, "references": references, "mirrored": mirrored}  # fmt: skip
     with output.open_catalog(ctx) as catalog:
         figures.check_targets(catalog, plot, report)
         device, spec = _found(ctx, extractor, weights)

@@ -12,12 +12,12 @@ from care_cli.geometry import Box, Rectangle
 
 
 @dataclass(frozen=True, eq=False)
-class Annotated:
+class Animal:
     """A stored crop whose points were said by hand or imported."""
 
     crop: int
     image: int
-    species: str
+    species: str  # '' where nobody said
     individual: str | None
     box: Box  # x, y, w, h, px, image frame
     rect: Rectangle  # the crop's, px, image frame
@@ -30,7 +30,7 @@ class Annotated:
         """What varies as one when animals are drawn: the individual, else the photo."""
         return f"individual {self.individual}" if self.individual is not None else f"photo {self.image}"
 
-    def flipped(self, mirrors: Mapping[str, str]) -> Annotated:
+    def flipped(self, mirrors: Mapping[str, str]) -> Animal:
         """The mirror image of the crop, in its own rectangle, where an animal's left eye is a right one."""
         x, _, w, _ = self.rect
         across = 2 * x + w
@@ -49,8 +49,8 @@ class Transfer:
 
 
 def transfers(
-    sources: Sequence[Annotated],
-    targets: Sequence[Annotated],
+    sources: Sequence[Animal],
+    targets: Sequence[Animal],
     *,
     references: int | None = None,
     count: int | None = None,
@@ -86,12 +86,12 @@ def transfers(
     return chosen
 
 
-def _apart(one: Annotated, other: Annotated) -> bool:
+def _apart(one: Animal, other: Animal) -> bool:
     """Are the two of different photos, and not one animal?"""
     return one.image != other.image and (one.individual is None or one.individual != other.individual)
 
 
-def halves(crops: Iterable[Annotated], seed: int) -> set[str]:
+def halves(crops: Iterable[Animal], seed: int) -> set[str]:
     """Clusters of one half: of each species half of the individuals (photos where unnamed), drawn at random.
 
     A cluster is on one side only, whatever species its crops are called.
@@ -105,7 +105,7 @@ def halves(crops: Iterable[Annotated], seed: int) -> set[str]:
     return {cluster for cluster, chosen in side.items() if chosen}
 
 
-def named(crops: Iterable[Annotated], individuals: Sequence[str]) -> set[str]:
+def named(crops: Iterable[Animal], individuals: Sequence[str]) -> set[str]:
     """Clusters of the individuals that were named. CareError for one that no annotated crop shows."""
     known = {one.individual for one in crops if one.individual is not None}
     if unknown := [name for name in individuals if name not in known]:

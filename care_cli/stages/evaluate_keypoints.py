@@ -20,7 +20,8 @@ from care_cli.evaluation.pck import HEADLINE, Carried
 from care_cli.features import Extractor, load_extractor
 from care_cli.features.untrained import untrained
 from care_cli.records import ModelSpec
-from care_cli.stages.annotated import Carrier, FeatureBank, Truth, truth
+from care_cli.stages.carrying import Carrier, FeatureBank, Truth, truth
+from care_cli.stages.propagate import PROMPT
 from care_cli.stages.sweep import Setting, varied
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class EvaluateConfig:
     setting: Setting = field(default_factory=Setting)
     sweep: Mapping[str, tuple] = field(default_factory=dict)  # name -> values; all combinations are measured
     species: str | None = None
-    prompt: str = "a photo of a {species}"
+    prompt: str = PROMPT
     pairs: int | None = None  # of each species, drawn with `seed`; None: all
     seed: int = 0  # of the pairs, the untrained weights and the bootstrap
     split: int | None = None  # seed of the half of the animals that chooses the setting
@@ -151,7 +152,7 @@ def _transfers(known: Truth, setting: Setting, cfg: EvaluateConfig) -> list[pair
     return pairs.transfers(known.crops, targets, references=setting.references, count=cfg.pairs, seed=cfg.seed)
 
 
-def targets_of(known: Truth, setting: Setting) -> dict[int, pairs.Annotated]:
+def targets_of(known: Truth, setting: Setting) -> dict[int, pairs.Animal]:
     """What points are carried to, by crop: the crops, or their mirror images."""
     flipped = ((one, one.flipped(known.mirrors[one.species])) for one in known.crops)
     return {one.crop: image if setting.mirrored else one for one, image in flipped}

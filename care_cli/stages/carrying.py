@@ -1,4 +1,4 @@
-"""Annotated crops, their features, and what is carried between them where the truth is known."""
+"""Animal crops, their features, and what is carried between them where the truth is known."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from care_cli.errors import CareError
-from care_cli.evaluation.pairs import Annotated, Transfer
+from care_cli.evaluation.pairs import Animal, Transfer
 from care_cli.evaluation.pck import Carried
-from care_cli.geometry import to_crop, to_image
+from care_cli.geometry import crop_to_input, input_to_crop, to_crop, to_image
 from care_cli.images import decode_jpeg
 from care_cli.keypoints.points import paired_by_name
 from care_cli.records import CropFrame, Keypoints, NamedPoint, Selection
 from care_cli.stages.index import stored
 from care_cli.stages.pipeline import ahead, batches
+from care_cli.stages.propagate import worded
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ Key = tuple[int, bool]  # a crop, and whether its mirror image is meant
 class Truth:
     """What is known to be true, and what of it can't be used."""
 
-    crops: tuple[Annotated, ...]
+    crops: tuple[Animal, ...]
     mirrors: Mapping[str, Mapping[str, str]]  # species -> point -> the point on the animal's other side
     without_pixels: tuple[int, ...] = ()
     damaged: tuple[int, ...] = ()
@@ -98,11 +99,11 @@ def _inside(said: Keypoints, frame: CropFrame) -> tuple[dict[str, tuple[float, f
     return points, len(visible) - len(points)
 
 
-def _annotated(frame: CropFrame, row: dict, points: dict[str, tuple[float, float]]) -> Annotated:
-    return Annotated(
+def _annotated(frame: CropFrame, row: dict, points: dict[str, tuple[float, float]]) -> Animal:
+    return Animal(
         crop=frame.crop_id,
         image=row["image"],
-        species=frame.species or "animal",
+        species=frame.species or "",
         individual=row["individual"],
         box=frame.box,
         rect=frame.rect,
@@ -111,7 +112,7 @@ def _annotated(frame: CropFrame, row: dict, points: dict[str, tuple[float, float
     )
 
 
-def mirrors_of(catalog: Catalog, species: str, crops: Iterable[Annotated]) -> dict[str, str]:
+def mirrors_of(catalog: Catalog, species: str, crops: Iterable[Animal]) -> dict[str, str]:
     """Which points of a species are counterparts on the animal's two sides."""
     names = sorted({name for one in crops for name in one.points})
     told = {p.name: p.mirror for template in catalog.templates(species) for p in template.points if p.mirror}
@@ -125,10 +126,10 @@ class FeatureBank:
     Maps are scaled to a largest value of 1, which changes no cosine, and so fit into half precision.
     """
 
-    def __init__(self, catalog: Catalog, extractor: Extractor, prompt: str, crops: Iterable[Annotated]):
+    def __init__(self, catalog: Catalog, extractor: Extractor, prompt: str, crops: Iterable[Animal]):
         self.extractor = extractor
         self._catalog = catalog
-        self._prompts = {one.crop: prompt.format(species=one.species) for one in crops}
+        self._prompts = {one.crop: worded(prompt, one.species or None) for one in crops}
         self._maps: dict[Key, torch.Tensor] = {}
         cells = round(extractor.size / extractor.stride) ** 2
         self.capacity = max(2, HELD // (2 * cells * extractor.channels))
@@ -170,8 +171,8 @@ class Carrier:
 
     bank: FeatureBank
     cfg: MatchConfig
-    sources: Mapping[int, Annotated]
-    targets: Mapping[int, Annotated]
+    sources: Mapping[int, Animal]
+    targets: Mapping[int, Animal]
     mirrors: Mapping[str, Mapping[str, str]]
     told: Callable[[int], object] = field(default=lambda done: None)  # transfers that were done
 
@@ -242,7 +243,7 @@ class Carrier:
                     one[name] = (answer.kp_input[k], bool(answer.visible[k]), source)
         return [self._compared(*one) for one in zip(places, transfers, targets, points, strict=True)]
 
-    def _reference(self, source: Annotated, names: Sequence[str]) -> Reference:
+    def _reference(self, source: Animal, names: Sequence[str]) -> Reference:
         """An annotated crop as a reference for some of its points."""
         from care_cli.keypoints.matching import Reference, mirror_indices
 
@@ -251,7 +252,7 @@ class Carrier:
         mirrors = self.mirrors[source.species]
         return Reference(
             features=self.bank[source.crop, False],
-            kp_input=kp_crop * [size / source.size[0], size / source.size[1]],
+            kp_input=crop_to_input(kp_crop, source.size, size),
             names=tuple(names),
             swap=mirror_indices([NamedPoint(name, 0, 0, mirrors.get(name)) for name in names]),
             scale=(source.rect[2] / size, source.rect[3] / size),
@@ -259,11 +260,12 @@ class Carrier:
             mirrored=self.bank[source.crop, True] if self.cfg.align else None,
         )
 
-    def _compared(self, place: int, transfer: Transfer, target: Annotated, points: dict[str, tuple]) -> Carried:
+    def _compared(self, place: int, transfer: Transfer, target: Animal, points: dict[str, tuple]) -> Carried:
         size = self.bank.extractor.size
         names = transfer.names
         kp_input, kept, sources = zip(*(points[name] for name in names), strict=True)
-        kp_image = to_image(np.array(kp_input) * [s / size for s in target.size], target.rect, target.size)
+        kp_crop = input_to_crop(np.array(kp_input), target.size, size)
+        kp_image = to_image(kp_crop, target.rect, target.size)
         mirrors = self.mirrors[target.species]
         nowhere = (np.nan, np.nan)
         own = np.array([target.points[name] for name in names])
