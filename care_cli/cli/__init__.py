@@ -24,6 +24,7 @@ from care_cli.cli import (
     crops,
     detect,
     doctor,
+    evaluate,
     exchange,
     identify,
     images,
@@ -43,6 +44,7 @@ ORDER = (
     "propagate-keypoints",
     "index",
     "identify",
+    "evaluate",
     "images",
     "crops",
     "individuals",
@@ -118,6 +120,7 @@ app.command("detect")(detect.detect)
 app.command("propagate-keypoints")(propagate.propagate_keypoints)
 app.command("index")(index.index)
 app.command("identify")(identify.identify)
+app.add_typer(evaluate.app, name="evaluate")
 app.command("images")(images.images)
 app.add_typer(crops.app, name="crops")
 app.add_typer(individuals.app, name="individuals")

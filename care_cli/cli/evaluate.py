@@ -1,0 +1,121 @@
+"""`care evaluate`: honest figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from care_cli.cli import output
+from care_cli.errors import CareError
+
+app = typer.Typer(no_args_is_help=True, help="Measure on animals whose truth is known.")
+
+Number = int | None
+WORST = 5  # points that are shown of a species
+
+
+@app.command()
+def keypoints(
+    ctx: typer.Context,
+    species: Annotated[str | None, typer.Option(help="Only crops of this species.")] = None,
+    extractor: Annotated[str | None, typer.Option(help="sd, sd:NAME|FOLDER, timm:NAME or a registry name.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights file for timm:NAME.")] = None,
+    size: Annotated[Number, typer.Option(help="Side of the square that crops are squashed to, px.")] = None,
+    block: Annotated[Number, typer.Option(help="Up-block of the U-Net, or stage of the timm model.")] = None,
+    timestep: Annotated[Number, typer.Option(help="Noise added, 0 to 999 (diffusion).")] = None,
+    ensemble: Annotated[Number, typer.Option(help="Draws of noise that are averaged (diffusion).")] = None,
+    prompt: Annotated[str, typer.Option(help="What crops show (diffusion).")] = "a photo of a {species}",
+    refine: Annotated[str | None, typer.Option(help="soft or argmax.")] = None,
+    align: Annotated[bool | None, typer.Option("--align/--no-align", help="Match the mirrored reference too.")] = None,
+    cycle: Annotated[float | None, typer.Option(help="Error there and back up to which a point is kept.")] = None,
+    no_cycle: Annotated[bool, typer.Option("--no-cycle", help="Keep points whatever their way back.")] = False,
+    least: Annotated[float | None, typer.Option(help="Cosine from which a point is kept.")] = None,
+    references: Annotated[Number, typer.Option(help="Crops drawn for each target.  [default: each pair]")] = None,
+    mirrored: Annotated[bool, typer.Option("--mirrored", help="Carry to the targets' mirror images.")] = False,
+    pairs: Annotated[Number, typer.Option(metavar="N", help="Pairs of a species, drawn.  [default: all]")] = None,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.", min=0)] = 0,
+    sweep: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE,...", help="Vary timestep, size ...; up to two.")
+    ] = None,
+    split: Annotated[Number, typer.Option(metavar="SEED", help="Half of the animals choose, half report.")] = None,
+    choose_on: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="These individuals choose, a line each.")
+    ] = None,
+    against_untrained: Annotated[bool, typer.Option("--against-untrained", help="Measure random weights too.")] = False,
+    untrained_parts: Annotated[str, typer.Option(help="Drawn anew of a diffusion model: unet or all.")] = "unet",
+    plot: Annotated[Path | None, typer.Option(help="Draw the figures: FILE.png, .svg or .pdf.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write everything: FILE.json.")] = None,
+    engine: output.Engine = "auto",
+    precision: output.Precision = "auto",
+    csv: output.Csv = False,
+) -> None:
+    """PCK of points carried between annotated crops of a species: per point, image and pair, with intervals."""
+    from care_cli.stages import evaluate_keypoints as stage
+    from care_cli.stages import keypoint_figures as figures
+    from care_cli.stages.sweep import setting_of, sweep_of
+
+    said = {"size": size, "block": block, "timestep": timestep, "ensemble": ensemble, "refine": refine, "align": align,
+            "cycle": cycle, "least": least, "references": references, "mirrored": mirrored}  # fmt: skip
+    with output.open_catalog(ctx) as catalog:
+        figures.check_targets(catalog, plot, report)
+        device, spec = _found(ctx, extractor, weights)
+        cfg = stage.EvaluateConfig(
+            spec=spec, setting=setting_of(said, no_cycle), sweep=sweep_of(sweep or []), species=species, prompt=prompt,
+            pairs=pairs, seed=seed, split=split, choose_on=_lines(choose_on),
+            untrained=untrained_parts if against_untrained else None,
+            device=device, engine=engine, precision=precision,
+        )  # fmt: skip
+        found = stage.run(catalog, cfg)
+    figures.write(found, plot, report)
+    _show(ctx, found, csv)
+
+
+def _found(ctx: typer.Context, extractor: str | None, weights: Path | None):
+    """The device, and the model that is named or that the registry names for it."""
+    from care_cli import registry
+    from care_cli.stages.devices import choose
+
+    device = choose(ctx.obj.device)
+    if extractor is None and weights is not None:
+        raise CareError("--weights needs the model that they are of: --extractor timm:NAME.")
+    return device, registry.find_extractor(extractor, weights) if extractor else registry.default(
+        f"propagate:{device.partition(':')[0]}"
+    )
+
+
+def _lines(path: Path | None) -> tuple[str, ...]:
+    """Names of a file, one a line."""
+    if path is None:
+        return ()
+    try:
+        names = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise CareError(f"{path} cannot be read: {error}. Name a text file with an individual on each line.") from error
+    if not any(names):
+        raise CareError(f"{path} names no individual. Put one on each line.")
+    return tuple(dict.fromkeys(filter(None, names)))
+
+
+def _show(ctx: typer.Context, found: dict, csv: bool) -> None:
+    """A table of all settings, and of the one that counts also the points."""
+    from care_cli.stages import keypoint_figures as figures
+
+    if ctx.obj.json:
+        output.emit(found)
+        return
+    rows = figures.summary_rows(found)
+    if csv:
+        output.table(ctx, rows, csv=True)
+        return
+    if found["sweep"]:
+        rows = [row for row in rows if row["species"] == "all"]
+    constant = {name for name in ("part", "network", "species") if len({row[name] for row in rows}) == 1}
+    print("\n".join(output.text_table(rows, [name for name in rows[0] if name not in constant])))
+    if not found["sweep"] or found["chosen"] is not None:
+        points = figures.point_rows(found, found["chosen"] or 0)
+        print("\n" + "\n".join(output.text_table(points, list(points[0]))))
+        print("\n" + "\n".join(figures.worst(points, WORST)))
+    for line in figures.remarks(found):
+        output.notice(ctx)(line)
