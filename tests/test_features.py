@@ -344,6 +344,33 @@ def test_other_proportions_are_read_from_the_configuration(tmp_path, cache):
     assert load_extractor(spec, FeatureConfig(block=1, size=64)).settings["size"] == 64
 
 
+def test_layers_may_be_named_as_the_published_files_name_them(specs, mini_diffusion, tmp_path):
+    """Those of 2022: a prefix in the text encoder, other names in the autoencoder's attention, `!` for padding."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(mini_diffusion, tmp_path / "published")
+    text, vae = folder / "text_encoder" / "model.safetensors", folder / "vae" / "diffusion_pytorch_model.safetensors"
+    state = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in load_file(text).items()}
+    save_file(state | {"text_model.embeddings.position_ids": torch.arange(24)[None]}, text, {"format": "pt"})
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = {}
+    for name, tensor in load_file(vae).items():
+        found = [new for new in old if f".attentions.0.{new}." in name]
+        state[name.replace(found[0], old[found[0]]) if found else name] = tensor
+    assert "encoder.mid_block.attentions.0.query.weight" in state
+    save_file(state, vae, {"format": "pt"})
+    images = noise(1, 128)
+    expected = load_extractor(specs["diffusion"])(images, [1], "a cat")
+    spec = registry.find_extractor(f"sd:{folder}")
+    assert torch.equal(load_extractor(spec)(images, [1], "a cat"), expected)
+    (folder / "tokenizer" / "special_tokens_map.json").write_text('{"pad_token": "!"}')
+    config = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text())
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": "<|endoftext|>"}))
+    padded = load_extractor(registry.find_extractor(f"sd:{folder}"))
+    assert padded._tokenizer("a", padding="max_length", max_length=8).input_ids[-5:] == [0] * 5
+
+
 def test_a_timestep_beyond_the_schedule_is_clamped_and_said(specs):
     said: list[str] = []
     found = load_extractor(specs["diffusion"], FeatureConfig(timestep=1000), notice=said.append)
