@@ -1,9 +1,11 @@
 """`make bench`: every row measured in one run on one machine, ours beside the peer, printed as a ratio.
 
     python -m benchmarks [FAMILY ...] [--weights FILE.pt] [--photos FOLDER] [--count N] [--vectors N] [--million]
+                          [--size PX]
 
-Families: start, rescan, detect, index, search, all_pairs, growth. A row whose peer or hardware is absent is left
-out, and said so. With --store the rows are kept in results.jsonl and the tables of BENCHMARKS.md made anew.
+Families: start, rescan, detect, propagate, index, search, all_pairs, growth. A row whose peer or
+hardware is absent is left out, and said so. With --store the rows are kept in results.jsonl and the tables
+of BENCHMARKS.md made anew.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from benchmarks.machine import commit, machine
 from benchmarks.processes import LeftOut
 from benchmarks.report import Measured, Row
 
-FAMILIES = ("start", "rescan", "detect", "index", "search", "all_pairs", "growth")
+FAMILIES = ("start", "rescan", "detect", "propagate", "index", "search", "all_pairs", "growth")
 HERE = Path(__file__).resolve().parent
 
 
@@ -31,7 +33,7 @@ def main() -> None:
     given = arguments()
     print(f"{machine()}; commit {commit()}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="care-bench-") as work:
-        bench = Bench(Path(work), given.weights, given.photos, given.count, given.vectors, given.million)
+        bench = Bench(Path(work), given.weights, given.photos, given.count, given.vectors, given.million, given.size)
         os.environ.update(bench.env)  # for what is measured in this process
         rows = list(measure(bench, given.family or FAMILIES))
     if given.store:
@@ -51,6 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=48, help="photos rendered at 12 megapixels; 0: none")
     parser.add_argument("--vectors", type=int, default=1_000_000, help="in the gallery that is searched")
     parser.add_argument("--million", action="store_true", help="growth up to a million catalog rows")
+    parser.add_argument("--size", type=int, default=768, help="px that propagation squashes crops to")
     parser.add_argument("--store", action="store_true", help="keep the rows and rewrite BENCHMARKS.md")
     return parser.parse_args()
 

@@ -26,6 +26,7 @@ class Bench:
     count: int = 48  # photos rendered at 12 megapixels
     vectors: int = 1_000_000  # in the gallery that is searched
     million: bool = False  # growth up to a million rows
+    size: int = 768  # px of a side that propagation squashes crops to
 
     @property
     def env(self) -> Mapping[str, str]:

@@ -28,7 +28,7 @@ from care_cli.features.untrained import untrained
 from care_cli.images import decode_jpeg
 from care_cli.keypoints.matching import MatchConfig
 from care_cli.records import Keypoints, ModelSpec, Photo
-from care_cli.stages import carrying
+from care_cli.stages import carrying, import_keypoints
 from care_cli.stages.evaluate_keypoints import EvaluateConfig, run
 from care_cli.stages.sweep import Setting, parse, setting_of, sweep_of, varied
 
@@ -447,3 +447,35 @@ def test_wrong_use_is_said_in_words(
                 "--engine", "torch", *options)  # fmt: skip
     assert done.code == 2 and words in done.err and "Traceback" not in done.err
     assert not list(survey.parent.glob("*.part"))
+
+
+# Real photos ----------------------------------------------------------------------------------------
+
+
+def test_on_real_photos_training_shows(shared: Path, tmp_path: Path) -> None:
+    """Cats and dogs of Animal-Pose: PCK@0.1 of a network that was trained, against the same one that was not."""
+    folder = shared / "data" / "keypoints" / "animal_pose_cat_dog"
+    every = json.loads((folder / "annotations.coco.json").read_text("utf-8"))
+    kept = [one for one in every["images"] if one["id"] % 3 == 0]
+    numbers = {one["id"] for one in kept}
+    some = [one for one in every["annotations"] if one["image_id"] in numbers]
+    (tmp_path / "some.json").write_text(json.dumps(every | {"images": kept, "annotations": some}), "utf-8")
+    weights = shared / "weights" / "timm_mobilenetv2_100_fp16.safetensors"
+    spec = registry.find_extractor("timm:mobilenetv2_100", weights)
+    match = MatchConfig(refine="argmax", align=False)
+    with Catalog(tmp_path / "care.db", create=True) as catalog:
+        import_keypoints.run(catalog, tmp_path / "some.json", folder)
+        found = run(catalog, EvaluateConfig(spec, Setting(match=match), pairs=150, untrained="unet"))
+    assert found["animals"]["all"]["crops"] + len(found["left_out"]["damaged"]) == len(some)
+    [row] = found["settings"]
+    trained, untrained_ = (
+        row["networks"][network]["parts"]["all"]["all"]["pck"]["0.1"]["per_point"] for network in row["networks"]
+    )
+    assert trained["low"] > untrained_["high"] and row["above_untrained"]["all"]["low"] > 0
+    for species in ("cat", "dog"):
+        one, other = (
+            row["networks"][network]["parts"]["all"]["species"][species]["pck"]["0.1"]["per_point"]["value"]
+            for network in row["networks"]
+        )
+        assert one > 1.5 * other
+    print(f"{trained['value']:.3f} [{trained['low']:.3f}, {trained['high']:.3f}] against {untrained_['value']:.3f}")

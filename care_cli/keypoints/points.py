@@ -95,11 +95,11 @@ def _check_mirror(point: NamedPoint, by_name: dict[str, NamedPoint]) -> None:
 def paired_by_name(points: Sequence[NamedPoint]) -> list[NamedPoint]:
     """The points with mirrors from the sides in their names: left_eye and right_eye, eye_l and eye_r, LEye and REye."""
     names = {point.name for point in points}
-    mirrors = {name: other for name in names if (other := _other_side(name)) in names}
+    mirrors = {name: other for name in names if (other := other_side(name)) in names}
     return [NamedPoint(point.name, point.x, point.y, mirrors.get(point.name)) for point in points]
 
 
-def _other_side(name: str) -> str | None:
+def other_side(name: str) -> str | None:
     """The name of the point on the other side; None where the name does not say one side, once."""
     if len(SIDE.findall(name)) != 1:
         return None

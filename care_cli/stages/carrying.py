@@ -1,4 +1,4 @@
-"""Animal crops, their features, and what is carried between them where the truth is known."""
+"""Annotated animals, their features, and what is carried between them where the truth is known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from care_cli.evaluation.pairs import Animal, Transfer
 from care_cli.evaluation.pck import Carried
 from care_cli.geometry import crop_to_input, input_to_crop, to_crop, to_image
 from care_cli.images import decode_jpeg
-from care_cli.keypoints.points import paired_by_name
+from care_cli.keypoints.points import other_side
 from care_cli.records import CropFrame, Keypoints, NamedPoint, Selection
 from care_cli.stages.index import stored
 from care_cli.stages.pipeline import ahead, batches
@@ -113,11 +113,10 @@ def _annotated(frame: CropFrame, row: dict, points: dict[str, tuple[float, float
 
 
 def mirrors_of(catalog: Catalog, species: str, crops: Iterable[Animal]) -> dict[str, str]:
-    """Which points of a species are counterparts on the animal's two sides."""
-    names = sorted({name for one in crops for name in one.points})
+    """The counterpart on the animal's other side of each point of a species that has one, seen or not."""
     told = {p.name: p.mirror for template in catalog.templates(species) for p in template.points if p.mirror}
-    read = {p.name: p.mirror for p in paired_by_name([NamedPoint(name, 0, 0) for name in names]) if p.mirror}
-    return {**read, **told}
+    read = {name: other for one in crops for name in one.points if (other := other_side(name))}
+    return {**read, **{other: name for name, other in read.items()}, **told}
 
 
 class FeatureBank:
