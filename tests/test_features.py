@@ -345,7 +345,7 @@ def test_other_proportions_are_read_from_the_configuration(tmp_path, cache):
 
 
 def test_layers_may_be_named_as_the_published_files_name_them(specs, mini_diffusion, tmp_path):
-    """Those of 2022: another prefix in the text encoder, other names in the autoencoder's attention, `!` to pad."""
+    """Those of 2022: a prefix in the text encoder, other names in the autoencoder's attention, `!` for padding."""
     import torch
     from safetensors.torch import load_file, save_file
 

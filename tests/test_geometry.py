@@ -70,6 +70,17 @@ def test_to_crop_by_hand():
     np.testing.assert_allclose(kp_crop, [[50.25, 25.25]])
 
 
+@given(sizes, st.integers(1, 1024), st.lists(st.tuples(places, places), min_size=1, max_size=5))
+def test_crop_to_input_and_back(size, side, points):
+    there = geometry.crop_to_input(points, size, side)
+    np.testing.assert_allclose(geometry.input_to_crop(there, size, side), points, atol=1e-6)
+
+
+def test_crop_to_input_by_hand():
+    # a crop of 200 x 50 px squashed to 100 x 100: x halves, y doubles
+    assert geometry.crop_to_input([(30, 20), (200, 50)], (200, 50), 100).tolist() == [[15, 40], [100, 100]]
+
+
 @given(st.lists(boxes, min_size=1, max_size=5), st.lists(boxes, min_size=1, max_size=5))
 def test_iou_is_symmetric_and_a_share(first, second):
     overlaps = geometry.iou(np.array(first), np.array(second))

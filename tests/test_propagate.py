@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import catalogs
@@ -13,6 +14,7 @@ import textures
 from PIL import Image
 from test_cli import Care, runner
 
+from care_cli import registry
 from care_cli.catalog import Catalog
 from care_cli.errors import CareError
 from care_cli.features import FeatureConfig
@@ -210,8 +212,6 @@ def test_a_damaged_reference_is_refused(survey, spec: ModelSpec) -> None:
 
 
 def test_weights_that_are_not_here(survey) -> None:
-    from care_cli import registry
-
     catalog, _ = survey
     with pytest.raises(CareError, match="care models pull"):
         propagate.run(catalog, config(registry.find("vit-base"), features=FeatureConfig()))
@@ -299,6 +299,38 @@ def test_a_run_can_be_gone_on_with(survey, spec: ModelSpec) -> None:
     catalog.remove_template("other", with_points=True)
     with pytest.raises(CareError, match="template of these points is gone"):
         propagate.of_run(catalog, run)
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_diffusion_models_carry_points_too(
+    survey, mini_diffusion: Path, tmp_path: Path, monkeypatch, noise: bool
+) -> None:
+    """Untrained, they know little, but a crop has the same points in any batch, and words are part of a run."""
+    catalog, truth = survey
+    spec = registry.find_extractor(f"sd:{mini_diffusion}")
+    if not noise:
+        monkeypatch.setenv("CARE_MODELS", str(tmp_path / "models"))
+        weights = str(mini_diffusion / "unet" / "diffusion_pytorch_model.safetensors")
+        base = f'[models.mini]\ntask = "diffusion"\nfamily = "diffusers"\nfile = {json.dumps(str(mini_diffusion))}\n'
+        (tmp_path / "mine.toml").write_text(
+            f"{base}files = {json.dumps(spec.files)}\n[models.clean]\ntask = 'diffusion'\nfamily = 'cleandift'\n"
+            f"architecture = 'mini'\nfile = {json.dumps(weights)}\n"
+        )
+        registry.add(tmp_path / "mine.toml")
+        spec = registry.find_extractor("sd:clean")
+    features = FeatureConfig(block=2, ensemble=2, timestep=100) if noise else FeatureConfig(block=2)
+    cfg = config(spec, features=features, selection=Selection(category="animal", ids=(1, 2, 3)))
+    done = propagate.run(catalog, cfg)
+    [run] = catalog.propagate_runs()
+    assert json.loads(run["settings"])["prompt"] == "a photo of a Lynx" and done["new"] == 3
+    propagator, settings = propagate.of_run(catalog, run)
+    assert json.loads(json.dumps(settings)) == json.loads(run["settings"])
+    for crop, frame in catalog.crop_frame([1, 2, 3]).items():
+        [found] = propagator.points([catalog.pixels([crop])[crop]])
+        stored = catalog.keypoints([crop])[crop].kp_image
+        np.testing.assert_allclose(propagator.keypoints(found, frame).kp_image, stored, atol=0.02)
+    assert errors(catalog, {1: truth[1]})[1] < 12  # the reference finds itself, in cells of 16 px
+    assert propagate.run(catalog, replace(cfg, prompt="{species}"))["runs"] != done["runs"]
 
 
 # -- the command

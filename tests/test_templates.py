@@ -167,7 +167,7 @@ def test_names_are_taken_once_and_crops_must_be_animals_with_pixels(care, catalo
     [bare] = catalog.add_crops(
         catalog.active_run(), image, [Crop(Detection(BOX, 0.9, "a", "animal"), (32, 24, 96, 72))]
     )
-    for crop, words in ((99, "no crop 99"), (person, "person"), (bare, "no pixels")):
+    for crop, words in ((0, "no crop 0"), (99, "no crop 99"), (person, "person"), (bare, "no pixels")):
         done = care("templates", "add", "b", "--crop", crop, "--points", good)
         assert done.code == 2 and words in done.err
     assert [template.name for template in catalog.templates()] == ["a"]
@@ -280,6 +280,19 @@ def test_a_proposal_that_is_not_confirmed_is_not_stored(care, catalog, monkeypat
     assert [p.name for p in saved.points] == ["left_eye", "right_eye", "nose"]
     assert care("templates", "add", "head", "--crop", 1, "--points", "mine.json").code == 0
     assert catalog.template("head").points[2].x == pytest.approx(32 + 0.5 * 96, abs=0.01)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_where_nobody_answers_the_points_are_saved_and_not_stored(care, catalog, monkeypatch, terminal) -> None:
+    answer(monkeypatch, "")
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: terminal)
+    with serving(saying(points())) as server:
+        done = ask(care, server, "--save", "mine.json")
+        assert done.code == 0 and "Nothing is stored" in done.err and catalog.templates() == []
+        before = Path("mine.json").read_bytes()
+        done = ask(care, server, "--save", "mine.json")
+    assert done.code == 2 and "exists already" in done.err and Path("mine.json").read_bytes() == before
+    assert len(server.asked) == 5
 
 
 def test_names_and_count_are_asked_for(care: Care, catalog: Catalog) -> None:

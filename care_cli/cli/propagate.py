@@ -84,7 +84,7 @@ def show(ctx: typer.Context, done: dict) -> None:
         unsure = "" if done["uncertain"] is None else f", {100 * done['uncertain']:.0f} % of their points unsure"
         print(f"{done['crops']} crops with points by {done['model']}, {done['new']} new{unsure}.")
         runs = ", ".join(map(str, done["runs"]))
-        output.notice(ctx)(f"Run {runs}: {done['seconds']:.1f} s. Next: `care keypoints list`, or --sheet FILE.jpg.")
+        output.notice(ctx)(f"Run {runs}: {done['seconds']:.1f} s. Next: `care keypoints`.")
         if done.get("sheet"):
             output.notice(ctx)(f"Sheet: {', '.join(done['sheet'])}")
     for species, crops in done["without_template"].items():

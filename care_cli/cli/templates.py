@@ -76,7 +76,7 @@ def add(
         stage.check_name(catalog, name)
         picture = overlay or (stage.free_picture(name) if asked else None)
         stage.check_places(catalog, picture, save)
-        proposal = _propose(ctx, catalog, source, crop or stage.crop_of_photo(catalog, photo))
+        proposal = _propose(ctx, catalog, source, stage.crop_of_photo(catalog, photo) if photo else crop)
         stage.write(catalog, proposal, picture, save)
         if asked and not (yes or _confirmed(proposal, picture)):
             message("Nothing is stored." + (f" Correct {save} and give it with --points." if save else ""))
@@ -124,17 +124,15 @@ def _propose(ctx: typer.Context, catalog, source: str, crop: int):
 
 
 def _confirmed(proposal, picture: Path) -> bool:
-    """Whether the person at the terminal takes the points."""
-    for line in _lines(proposal.points):
-        message(line)
-    return typer.confirm(f"Look at {picture}. Keep these points?", err=True)
-
-
-def _lines(points) -> list[str]:
-    """Points as lines of a table."""
+    """Whether there is a person at the terminal who takes the points."""
     from dataclasses import asdict
 
-    return text_table([asdict(point) for point in points], POINTS)
+    for line in text_table([asdict(point) for point in proposal.points], POINTS):
+        message(line)
+    try:
+        return sys.stdin.isatty() and typer.confirm(f"Look at {picture}. Keep these points?", err=True)
+    except typer.Abort:  # Ctrl-C, or nothing more to read
+        return False
 
 
 @app.command()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 COMMAND = "propagate-keypoints"
 PROMPT = "a photo of a {species}"  # of DIFT's semantic correspondence
 SMALLEST = 8  # px, shorter side of a crop: a block of JPEG, in which no part of an animal can be told from another
+NOISE = ("timestep", "ensemble")  # settings of features that are only taken where noise is added
 PAGE = 4096  # crops asked for at once
 
 
@@ -119,10 +120,10 @@ def of_run(
     templates are no longer what they were, or its model is not on this machine.
     """
     made = json.loads(run["settings"])
-    known = {field.name for field in fields(FeatureConfig)}
+    said = ("size", "block", *(NOISE if made["features"].get("extractor") == "diffusion" else ()))
     cfg = PropagateConfig(
         spec=registry.recall(json.loads(run["spec"])),
-        features=FeatureConfig(**{name: value for name, value in made["features"].items() if name in known}),
+        features=FeatureConfig(**{name: made["features"][name] for name in said}),
         match=MatchConfig(**made["match"]),
         prompt=made["prompt"],
         device=device,

@@ -234,6 +234,8 @@ def check_places(catalog: Catalog, picture: Path | None, save: Path | None = Non
         check(picture, catalog.scanned_folders())
     if save is not None:
         refuse_scanned(save, catalog.scanned_folders())
+        if save.exists():
+            raise CareError(f"{save} exists already, and may be somebody's work. Name another file.")
         if not save.absolute().parent.is_dir():
             raise CareError(f"There is no folder {save.parent} for the points. Make it first, or name another place.")
 

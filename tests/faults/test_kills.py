@@ -24,6 +24,7 @@ from PIL import Image
 from processes import INDEX, Care, assert_same, come_to, committed, detect, rows_of, until
 
 from care_cli.catalog import Catalog
+from care_cli.records import NamedPoint
 
 TIMES = [1, pytest.param(10, marks=pytest.mark.slow)]
 LONGEST_DELAY = 0.1  # seconds from a commit to the kill, more than a batch takes
@@ -93,6 +94,28 @@ def test_propagate_keypoints(care: Care, tmp_path: Path, times: int) -> None:
     assert total == 40 * len(textures.POINTS)
     kill_and_repeat(care, catalog, "keypoints", total, 4 * times, *command)
     assert_same(catalog, undisturbed)
+
+
+@pytest.mark.slow
+def test_the_lions_points_survive_two_kills(care: Care, tmp_path: Path, shared: Path) -> None:
+    folder, weights = shared / "data/reid/lion_data", shared / "weights/timm_mobilenetv2_100_fp16.safetensors"
+    undisturbed, catalog = tmp_path / "undisturbed.db", tmp_path / "care.db"
+    table = "--csv", folder / "metadata.csv", "--species", "Lion"
+    assert care.run(undisturbed, "-q", "import", "dataset", folder, *table).code in (0, 1)
+    with Catalog(undisturbed) as opened:
+        [frame] = opened.crop_frame([1]).values()
+        x, y, w, h = frame.rect
+        corners = [NamedPoint(f"p{i}{j}", x + w * (1 + i) / 4, y + h * (1 + j) / 4) for i in range(3) for j in range(3)]
+        opened.add_template("lion", 1, corners, "expert")
+    shutil.copy(undisturbed, catalog)
+    command = "-q", "propagate-keypoints", "--extractor", "timm:mobilenetv2_100", "--weights", weights
+    whole = care.run(undisturbed, *command)
+    assert whole.code in (0, 1), whole.messages  # some lions may be too small
+    kill_and_repeat(care, catalog, "keypoints", committed(undisturbed, "keypoints") * 2 // 3, 2, *command)
+    ours, expected = rows_of(catalog)["keypoints"], rows_of(undisturbed)["keypoints"]
+    assert len(ours) == len(expected) == len(set(expected)) > 6000
+    same = [one[-4:] == other[-4:] for one, other in zip(ours, expected, strict=True)]
+    assert np.mean(same) > 0.999  # a point may fall into another cell in other company
 
 
 @pytest.mark.parametrize("times", TIMES)
