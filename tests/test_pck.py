@@ -51,6 +51,7 @@ def test_shares_worked_by_hand() -> None:
     assert [found["confused"][alpha]["value"] for alpha in ("0.05", "0.1", "0.2")] == pytest.approx([0, 1 / 3, 1 / 3])
     assert found["kept"]["share"]["value"] == pytest.approx(5 / 7)
     assert found["kept"]["pck"]["0.1"]["value"] == pytest.approx(3 / 5)
+    assert found["kept"]["above_all"]["0.1"]["value"] == pytest.approx(3 / 5 - 4 / 7)
 
 
 def test_the_table_of_points_is_that_of_their_rows() -> None:

@@ -60,7 +60,8 @@ def measure(carried: Carried, alphas: Sequence[float] = ALPHAS, *, draws: int = 
 
     `per_point`: all points alike. `per_image`: mean over target crops of the share of each. `per_pair`: mean over
     pairs of the share of each. `confused`: of the points whose mirror point is visible too, the share that lies
-    within α of the mirror point's truth and nearer to it than to their own. A measured figure is
+    within α of the mirror point's truth and nearer to it than to their own. `kept`: the share that the gates call
+    visible, their PCK per point, and how much it lies above that of all. A measured figure is
     `{value, low, high}`; the ends are None of fewer than three clusters. Raises CareError
     without rows.
     """
@@ -88,6 +89,10 @@ def measure(carried: Carried, alphas: Sequence[float] = ALPHAS, *, draws: int = 
         "kept": {
             "share": drawn.of_points(carried, carried.kept),
             "pck": {str(alpha): drawn.of_points(kept, kept.error <= alpha) for alpha in alphas},
+            "above_all": {
+                str(a): _figure(drawn.ratios(kept, kept.error <= a) - drawn.ratios(carried, carried.error <= a))
+                for a in alphas
+            },
         },
     }
 
@@ -120,20 +125,20 @@ def _confused(carried: Carried, drawn: _Drawn, alpha: float) -> dict[str, float 
 def difference(
     one: Carried, other: Carried, alpha: float = HEADLINE, *, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, float | None]:
-    """PCK@α per point of `one` less that of `other`, over the same draws of the same clusters: `{value, low, high}`.
+    """PCK@α per point of `one` less that of `other`, over the same draws of its clusters: `{value, low, high}`.
 
     Raises CareError when the two do not hold the same points of the same pairs.
     """
     if not comparable(one, other):
         raise CareError("Two settings can be compared over the same points of the same pairs only.")
     drawn = _Drawn(one, draws, seed)
-    first, second = (drawn.ratios(part, part.error <= alpha) for part in (one, other))
+    first, second = (drawn.ratios(one, part.error <= alpha) for part in (one, other))
     return _figure(first - second)
 
 
 def comparable(one: Carried, other: Carried) -> bool:
-    """Do the two hold the same points of the same pairs, in the same order?"""
-    same = ("pair", "target", "source_cluster", "name")
+    """Do the two hold the same points of the same targets, in the same order (perhaps from more references)?"""
+    same = ("pair", "target", "name")
     return len(one) == len(other) and all((getattr(one, each) == getattr(other, each)).all() for each in same)
 
 

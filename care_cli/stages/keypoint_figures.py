@@ -104,16 +104,27 @@ def remarks(found: dict) -> list[str]:
         ]
         said = ", ".join(f"{name} {word(value)}" for name, value in found["settings"][number]["setting"].items())
         lines.append(f"Chosen: {said}; {TOP} {' and '.join(figures)}, which had no say in it.")
-    for other, words in (("above_untrained", "the untrained network"), ("above_first", "the first setting")):
-        above = found["settings"][number][other]
-        if above and (found["chosen"] is not None or not found["sweep"]) and (number or other == "above_untrained"):
-            lines.append(f"{TOP} is above that of {words} by {_interval(above[part])}.")
+    if found["chosen"] is not None or not found["sweep"]:
+        lines += _comparisons(found["settings"][number], part)
     out = found["left_out"]
     for crops, why in ((out["without_pixels"], "have no pixels"), (out["damaged"], "are damaged")):
         if crops:
             lines.append(f"Left out: {len(crops)} annotated crops {why} ({', '.join(map(str, crops[:10]))}).")
     if out["points_outside_their_crop"]:
         lines.append(f"Left out: {out['points_outside_their_crop']} points that lie outside what their crop shows.")
+    return lines
+
+
+def _comparisons(row: dict, part: str) -> list[str]:
+    """How one setting stands to what it can be held against."""
+    network, lines = row["networks"]["trained"], []
+    if network["matching"]["cycle"] is not None or network["matching"]["least"] is not None:
+        above = network["parts"][part]["all"]["kept"]["above_all"][str(HEADLINE)]
+        if above["value"] is not None:
+            lines.append(f"{TOP} of the points that are kept is above that of all by {_interval(above)}.")
+    for other, words in (("above_untrained", "the untrained network"), ("above_first", "the first setting")):
+        if row[other] and not (other == "above_first" and row[other][part]["value"] == 0):
+            lines.append(f"{TOP} is above that of {words} by {_interval(row[other][part])}.")
     return lines
 
 
