@@ -122,6 +122,7 @@ def test_a_sweep_is_every_combination_of_its_values() -> None:
     for said, setting in found:
         assert setting.features == FeatureConfig(size=64, timestep=said["timestep"])
         assert setting.match == replace(MatchConfig(), refine="argmax", align=said["align"], cycle=None)
+    assert parse("pose=all,points") == ("pose", ("all", "points"))
     assert parse("cycle=none,0.05") == ("cycle", (None, 0.05))
 
 
@@ -365,6 +366,22 @@ def test_the_untrained_network_is_measured_over_the_same_points(textures: Catalo
     assert again["settings"][0]["networks"]["untrained"]["parts"] == rows["untrained"]["parts"]
     other = run(textures, asked(network, untrained="unet", seed=5))["settings"][0]["networks"]
     assert other["trained"]["parts"]["all"]["all"]["pck"] != other["untrained"]["parts"]["all"]["all"]["pck"]
+
+
+@pytest.mark.parametrize(("parts", "anew"), [("unet", {"unet"}), ("all", {"unet", "vae", "text_encoder"})])
+def test_of_a_diffusion_model_the_parts_that_were_said_are_drawn_anew(
+    mini_diffusion: Path, tmp_path: Path, parts: str, anew: set[str]
+) -> None:
+    spec = registry.find_extractor(f"sd:{mini_diffusion}")
+    drawn = untrained(spec, tmp_path / "drawn", seed=3, parts=parts)
+    again = untrained(spec, tmp_path / "again", seed=3, parts=parts)
+    weights = {name: Path(drawn.file) / name for name in drawn.files if name.endswith(".safetensors")}
+    changed = {name for name, path in weights.items() if path.read_bytes() != (mini_diffusion / name).read_bytes()}
+    assert {name.split("/")[0] for name in changed} == anew
+    assert registry.model_sha256(drawn) == registry.model_sha256(again) != registry.model_sha256(spec)
+    cfg = FeatureConfig(block=1, timestep=100, ensemble=2)
+    maps = load_extractor(drawn, cfg)(prepare(Image.fromarray(texture(0)), 128)[None], [1], "a cat")
+    assert np.isfinite(maps.numpy()).all() and float(maps.std()) > 0
 
 
 def test_what_can_not_be_used_is_left_out_and_said(tmp_path: Path, network: ModelSpec) -> None:

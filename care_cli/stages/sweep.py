@@ -9,7 +9,7 @@ from typing import Any
 
 from care_cli.errors import CareError
 from care_cli.features import FeatureConfig
-from care_cli.keypoints.matching import REFINEMENTS, MatchConfig
+from care_cli.keypoints.matching import POSES, REFINEMENTS, MatchConfig
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ SWEEPS: dict[str, tuple[Callable[[str], Any], str]] = {  # name -> how a value i
     "references": (_number, "whole numbers"),
     "refine": ({name: name for name in REFINEMENTS}.__getitem__, " or ".join(REFINEMENTS)),
     "align": (SWITCH, "on or off"),
+    "pose": ({name: name for name in POSES}.__getitem__, " or ".join(POSES)),
     "cycle": (lambda word: None if word == "none" else float(word), "shares or none"),
     "mirrored": (SWITCH, "on or off"),
 }
