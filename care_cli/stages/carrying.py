@@ -220,7 +220,8 @@ class Carrier:
     def _matched(self, places: Sequence[int], transfers: Sequence[Transfer]) -> list[Carried]:
         """Transfers from the same references, each with its place in the list, compared with the truth.
 
-        A point is asked of those references that show it: where they differ, so many times are they matched.
+        A point is asked of each reference that shows it, and the highest cosine gives it, as in `matching.match`,
+        whose references all show the same points.
         """
         import torch
 
@@ -230,29 +231,29 @@ class Carrier:
         references = [self.sources[crop] for crop in transfers[0].references]
         targets = [self.targets[one.target] for one in transfers]
         features = torch.stack([self.bank[one.crop, one.mirrored] for one in targets])
-        showing: dict[tuple[int, ...], list[str]] = defaultdict(list)
-        for name in references[0].points:
-            showing[tuple(i for i, one in enumerate(references) if name in one.points)].append(name)
-        points: list[dict[str, tuple]] = [{} for _ in transfers]  # name -> kp_input, kept, source
-        for those, names in showing.items():
-            shown = [self._reference(references[i], names) for i in those]
-            for answer, one in zip(match(shown, features, self.cfg, size), points, strict=True):
-                for k, name in enumerate(names):
-                    source = references[those[answer.reference[k]]]
-                    one[name] = (answer.kp_input[k], bool(answer.visible[k]), source)
+        points: list[dict[str, tuple]] = [{} for _ in transfers]  # name -> confidence, kp_input, kept, source
+        for source in references:
+            if not source.points:
+                continue
+            answers = match([self._reference(source)], features, self.cfg, size)
+            for answer, found in zip(answers, points, strict=True):
+                for k, name in enumerate(source.points):
+                    if name not in found or answer.confidence[k] > found[name][0]:
+                        found[name] = (answer.confidence[k], answer.kp_input[k], answer.visible[k], source)
         return [self._compared(*one) for one in zip(places, transfers, targets, points, strict=True)]
 
-    def _reference(self, source: Animal, names: Sequence[str]) -> Reference:
-        """An annotated crop as a reference for some of its points."""
+    def _reference(self, source: Animal) -> Reference:
+        """An annotated crop as a reference for its points."""
         from care_cli.keypoints.matching import Reference, mirror_indices
 
         size = self.bank.extractor.size
+        names = tuple(source.points)
         kp_crop = to_crop(np.array([source.points[name] for name in names]), source.rect, source.size)
         mirrors = self.mirrors[source.species]
         return Reference(
             features=self.bank[source.crop, False],
             kp_input=crop_to_input(kp_crop, source.size, size),
-            names=tuple(names),
+            names=names,
             swap=mirror_indices([NamedPoint(name, 0, 0, mirrors.get(name)) for name in names]),
             scale=(source.rect[2] / size, source.rect[3] / size),
             longest=max(source.box[2:]),
@@ -262,7 +263,7 @@ class Carrier:
     def _compared(self, place: int, transfer: Transfer, target: Animal, points: dict[str, tuple]) -> Carried:
         size = self.bank.extractor.size
         names = transfer.names
-        kp_input, kept, sources = zip(*(points[name] for name in names), strict=True)
+        _, kp_input, kept, sources = zip(*(points[name] for name in names), strict=True)
         kp_crop = input_to_crop(np.array(kp_input), target.size, size)
         kp_image = to_image(kp_crop, target.rect, target.size)
         mirrors = self.mirrors[target.species]
