@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -80,6 +81,24 @@ def score(answers: dict, truth: Path) -> dict[str, tuple[int, int, float]]:
         "unseen animals called new": (new, unseen, 0.8),
         "photos in which an animal was found": (first, seen + unseen, 0.9),
     }
+
+
+def carried(listing: list[dict], truth: Path) -> tuple[int, int]:
+    """Propagated points on photos of one animal, of those that can be seen there: how many lie within 0.1 of the
+    longer side of the animal's box of where they are (PCK@0.1), and how many there are."""
+    animals = {
+        one["path"].removeprefix("card/"): one["objects"][0]
+        for one in json.loads(truth.read_text("utf-8"))["photos"]
+        if one["path"].startswith("card/") and one["kind"] == "animal" and len(one["objects"]) == 1
+    }
+    near = of = 0
+    for point in listing:
+        animal = animals.get(point["path"])
+        x, y, seen = animal["keypoints"].get(point["name"], (0, 0, False)) if animal else (0, 0, False)
+        if seen and point["species"] == animal["species"]:
+            of += 1
+            near += math.hypot(point["x"] - x, point["y"] - y) <= 0.1 * max(animal["box"][2:])
+    return near, of
 
 
 def report(figures: dict[str, tuple[int, int, float]]) -> None:

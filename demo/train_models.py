@@ -1,9 +1,9 @@
-"""`make demo-models`: both demo models from scratch, from seeds, on rendered animals only.
+"""`make demo-models`: the demo models from scratch, from seeds, on rendered animals only.
 
     python -m demo.train_models [--out models/weights] [--minutes 60] [--quick]
 
-Writes demo-detector.safetensors and demo-embedder.safetensors and prints what they reach. The registry's
-digests and the cards are written by hand.
+Writes demo-detector.safetensors, demo-embedder.safetensors and the folder demo-diffusion, and prints what they reach
+(`python -m demo.examine_points` does for the last). The registry's digests and the cards are written by hand.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,10 @@ from care_cli.training.detector import DetectorConfig, train_detector
 from care_cli.training.loop import TrainConfig, train
 from care_cli.weights import file_sha256
 from care_cli.yolo import save_detector
+from demo import train_diffusion
 from demo.open_set import ask, figures, fix_thresholds, sightings
 from demo.train_data import CLASSES, PHOTOS_A_PLACE, render_chips, render_photos
+from demo.train_diffusion import Recipe, make_diffusion
 from scenes.seeds import TEST, TRAIN, TUNE
 
 if TYPE_CHECKING:
@@ -53,17 +55,26 @@ class Plan:
     steps: int = 3000
     tuning: int = 180  # individuals on which the thresholds are fixed, and as many on which they are tested
     galleries: tuple[int, ...] = (24, 96)  # individuals in a gallery
+    diffusion: Recipe = field(default_factory=Recipe)
 
     def scaled(self, share: float) -> Plan:
         """Less training on as many animals; rendering is left as it is."""
-        return replace(self, epochs=max(1, round(self.epochs * share)), steps=max(10, round(self.steps * share)))
+        less = {name: max(10, round(getattr(self.diffusion, name) * share)) for name in ("autoencoder_steps", "steps")}
+        return replace(
+            self,
+            epochs=max(1, round(self.epochs * share)),
+            steps=max(10, round(self.steps * share)),
+            diffusion=replace(self.diffusion, **less),
+        )
 
 
-QUICK = Plan(places=4, epochs=1, individuals=24, chips=4, steps=10, tuning=12, galleries=(6,))
+QUICK = Plan(
+    places=4, epochs=1, individuals=24, chips=4, steps=10, tuning=12, galleries=(6,), diffusion=train_diffusion.QUICK
+)
 
 
 def main() -> None:
-    """Train both models and print a summary."""
+    """Train the models and print a summary."""
     arguments = _arguments()
     plan = QUICK if arguments.quick else Plan().scaled(min(1.0, arguments.minutes / 60))
     started = time.monotonic()
@@ -71,6 +82,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         detector = make_detector(plan, Path(work), arguments.out / "demo-detector.safetensors")
     embedder = make_embedder(plan, detector, arguments.out / "demo-embedder.safetensors")
+    make_diffusion(plan.diffusion, arguments.out / "demo-diffusion")
     for path in (detector, embedder):
         print(f"{path.name}  {path.stat().st_size / 1e6:.2f} MB  sha256 {file_sha256(path)}")
     print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
@@ -200,7 +212,7 @@ def _progress(steps: int):
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder for the two files")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder for the models")
     parser.add_argument("--minutes", type=float, default=60, help="on two cores; training is shortened to fit")
     parser.add_argument("--quick", action="store_true", help="a few steps each, to see that all works")
     return parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .coats import Individual
+from .coats import SPECIES, Individual
+from .photos import MIRROR_PAIRS
 from .places import make_location
 from .seeds import SAMPLE
 from .survey import Card, Event, Settings, make_individuals, plan, write_card, write_event, write_truth
@@ -35,6 +37,7 @@ Rendered by CARE's own scene renderer (`scenes/`), from seeds; nothing here is a
 | photos of animals that are not on the card | `queries/new_*.JPG` |
 | the truth of every file: time, place, lighting, kind, boxes, names, keypoints, flank | `truth.json` |
 | the names of the card's animals, as an ecologist would keep them | `names.csv` |
+| named points of one animal of each species, as an expert would set them | `templates/` |
 
 The card also has empty photos, people, two animals in one frame, a photo stored rotated (EXIF orientation 6),
 an exact duplicate and a truncated file. Boxes are `x, y, w, h` and keypoints `x, y, visible` in px of the
@@ -68,6 +71,32 @@ def _write_names(path: Path, records: list[dict[str, Any]]) -> None:
                 table.writerow((record["path"], *(f"{v:g}" for v in found["box"]), found["individual"]))
 
 
+def _write_templates(folder: Path, records: list[dict[str, Any]]) -> None:
+    """The points that can be seen of each species' plainest animal, by day, with its photo."""
+    folder.mkdir(exist_ok=True)
+    for species in SPECIES:
+        alone = [
+            one
+            for one in records
+            if one["kind"] == "animal" and one["lighting"] == "day" and len(one["objects"]) == 1
+            if one["objects"][0]["species"] == species and one["orientation"] == 1
+        ]
+        best = max(alone, key=lambda one: (_seen(one), one["objects"][0]["visible"], one["path"]))
+        points = {name: at[:2] for name, at in best["objects"][0]["keypoints"].items() if at[2]}
+        pairs = {a: b for pair in MIRROR_PAIRS for a, b in (pair, pair[::-1]) if set(pair) <= set(points)}
+        said = [
+            {"name": name, "x": x, "y": y} | ({"mirror": pairs[name]} if name in pairs else {})
+            for name, (x, y) in points.items()
+        ]
+        document = {"photo": best["path"], "species": species, "keypoints": said}
+        text = json.dumps(document, indent=1) + "\n"
+        (folder / f"{species.lower()}.json").write_text(text, encoding="utf-8", newline="\n")
+
+
+def _seen(record: dict[str, Any]) -> int:
+    return sum(point[2] for point in record["objects"][0]["keypoints"].values())
+
+
 def make_sample(
     out: Path, seeds: range = SAMPLE, known: int = KNOWN, new: int = NEW, asked: int | None = None
 ) -> list[dict[str, Any]]:
@@ -94,6 +123,7 @@ def make_sample(
         for event in _queries(rng, animals, seeds, first, start):
             queries += write_event(out, files, event, settings)
     _write_names(out / "names.csv", card)
+    _write_templates(out / "templates", card)
     write_truth(out / "truth.json", card + queries, seed=settings.seed, difficulty=settings.difficulty)
     (out / "README.md").write_text(README, encoding="utf-8", newline="\n")
     return card + queries

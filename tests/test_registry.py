@@ -410,3 +410,17 @@ def test_any_bytes_are_a_header_or_a_clear_refusal(tmp_path_factory, data):
         assert isinstance(checkpoints.read_header(path), dict)
     except CareError as error:
         assert "not a safetensors file" in str(error)
+
+
+def test_a_bare_pull_spares_a_laptop_what_only_a_card_computes(monkeypatch, cache):
+    """Stable Diffusion's gigabytes are for machines with a CUDA card; everything else of a survey is for all."""
+    from care_cli.stages import models
+
+    asked = []
+    monkeypatch.setattr(registry, "pull", lambda spec, progress=None: asked.append(spec.name) or cache)
+    monkeypatch.setattr(registry, "model_sha256", lambda spec: "0" * 64)
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(models, "choose", lambda wish, device=device: device)
+        models.pull()
+    names = {registry.default(role).name for role in models.ROLES}
+    assert set(asked[: len(names)]) == names and set(asked[len(names) :]) == names | {"stable-diffusion-2-1"}

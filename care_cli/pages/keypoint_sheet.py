@@ -207,7 +207,7 @@ def _marker(fill: tuple[int, int, int], hollow: bool) -> Image.Image:
     middle = side * fine / 2
     rings = [(1.0, (20, 20, 20, 255)), (0.83, (255, 255, 255, 255)), (0.68, (*fill, 255))]
     if hollow:
-        rings = [(1.0, (20, 20, 20, 255)), (0.87, (*fill, 255)), (0.5, (20, 20, 20, 255)), (0.37, (0, 0, 0, 0))]
+        rings = [(1.0, (20, 20, 20, 255)), (0.88, (*fill, 255)), (0.62, (20, 20, 20, 255)), (0.52, (0, 0, 0, 0))]
     for share, shade in rings:
         radius = (RADIUS + 0.5) * share * fine
         draw.ellipse((middle - radius, middle - radius, middle + radius, middle + radius), shade)

@@ -9,9 +9,11 @@ from typing import Any
 from care_cli import registry
 from care_cli.errors import CareError
 from care_cli.records import ModelSpec
+from care_cli.stages.devices import choose
 from care_cli.weights import Progress
 
-ROLES = ("detect:cpu", "detect:cuda", "index", "propagate:cpu", "propagate:cuda")
+ROLES = ("detect:cpu", "detect:cuda", "index", "propagate:cpu")
+CARD_ROLES = ("propagate:cuda",)  # gigabytes that only a machine with a CUDA card makes use of
 
 
 def listing(task: str | None = None) -> list[dict[str, Any]]:
@@ -71,7 +73,8 @@ def add(path: Path) -> list[dict[str, Any]]:
 
 
 def _defaults() -> list[ModelSpec]:
-    return list({spec.name: spec for spec in map(registry.default, ROLES)}.values())
+    roles = ROLES if choose("auto") == "cpu" else ROLES + CARD_ROLES
+    return list({spec.name: spec for spec in map(registry.default, roles)}.values())
 
 
 def _row(spec: ModelSpec) -> dict[str, Any]:
