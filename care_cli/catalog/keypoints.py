@@ -11,10 +11,9 @@ from itertools import groupby
 import numpy as np
 
 from care_cli.catalog.crops import SAID
-from care_cli.catalog.store import now
 from care_cli.decisions import checked_name
 from care_cli.errors import CareError
-from care_cli.records import CropFrame, Keypoints, NamedPoint
+from care_cli.records import PROPAGATED, CropFrame, Keypoints, NamedPoint
 
 POINT_COLUMNS = "crop_id, name, x, y, confidence, margin, cycle, visible, template_id, source"
 
@@ -133,6 +132,17 @@ class KeypointsTable:
             (_ids(crop_ids), run_id),
         )
         return _by_crop(rows)
+
+    def found_places(self, crop_ids: Iterable[int]) -> dict[int, dict[str, np.ndarray]]:
+        """Where models found the points of crops, by crop id and name: `(N,2) float64`, a place for each run."""
+        rows = self.rows(
+            "SELECT crop_id, name, x, y FROM json_each(?) CROSS JOIN keypoints ON crop_id = value WHERE source = ?",
+            (_ids(crop_ids), PROPAGATED),
+        )
+        places: dict[int, dict[str, list]] = {}
+        for row in rows:
+            places.setdefault(row["crop_id"], {}).setdefault(row["name"], []).append((row["x"], row["y"]))
+        return {crop: {name: np.array(of, float) for name, of in named.items()} for crop, named in places.items()}
 
     def annotated(self, species: str | None = None) -> dict[int, Keypoints]:
         """The points that were set by hand or imported, alone, by crop id: what is known to be true."""

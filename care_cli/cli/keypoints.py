@@ -125,7 +125,10 @@ def import_(
     images: Annotated[Path | None, typer.Option(help="Folder that the photos' paths in the file begin at.")] = None,
     species: Annotated[str | None, typer.Option(help="Species of all animals, not their category's name.")] = None,
 ) -> None:
-    """Take in points that people set: they count as true, and win over what models find."""
+    """Take in points that people set: they count as true, and win over what models find.
+
+    Of a file that CARE wrote, points that a model found are left out, unless somebody moved them.
+    """
     from care_cli.stages import import_keypoints as stage
 
     if images is not None:
@@ -134,5 +137,7 @@ def import_(
     with open_catalog(ctx, create=images is not None) as catalog:
         done = stage.run(catalog, file, images, species)
     report(ctx, done)
+    if done["left_out"] and not ctx.obj.json:
+        notice(ctx)(f"{done['left_out']} points that a model found were left out.")
     if done["failed"]:
         raise typer.Exit(1)
