@@ -144,6 +144,7 @@ class Keypoints:
     templates: tuple[int | None, ...] = ()  # (K,) the template that each point was carried from
     source: str = PROPAGATED  # propagated | human | import | mixed (only as read from a catalog)
     sources: tuple[str, ...] = ()  # (K,) of each point, as read from a catalog
+    runs: tuple[int, ...] = ()  # (K,) the run of each point, as read from a catalog
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,11 @@ def test_points_are_listed(path, monkeypatch, capsys, filters, expected):
     rows = json.loads(out)
     assert code == 0 and [(row["crop"], row["name"]) for row in rows] == expected
     for row in rows:
-        assert row["source"] == "propagated" and row["margin"] == 0.125 and row["cycle"] is None
+        assert (
+            (row["source"], row["template"], row["run"]) == ("propagated", "cat", 2)
+            and row["margin"] == 0.125
+            and row["cycle"] is None
+        )
         assert row["visible"] == (row["name"] != "nose") and row["individual"] == ("Bo" if row["crop"] == 2 else None)
     _, out, _ = care(path, monkeypatch, capsys, "--csv", *filters)
     assert [(int(row["crop"]), row["name"]) for row in csv.DictReader(io.StringIO(out))] == expected
@@ -121,6 +125,21 @@ def test_a_point_is_set_by_hand(path, monkeypatch, capsys):
     _, out, _ = care(path, monkeypatch, capsys, "--source", "human", "--json")
     said = [(row["crop"], row["name"], row["x"], row["visible"]) for row in json.loads(out)]
     assert said == [(2, "nose", 70.5, 1), (2, "tail", 50, 0), (4, "nose", 50, 1)]
+
+
+def test_points_are_removed(path, monkeypatch, capsys):
+    assert care(path, monkeypatch, capsys, "set", 2, "nose", 70.5, 60)[0] == 0
+    for options, words in (
+        ((), "--run N"), (("--run", 2, "--crop", 2), "--run N"), (("--run", 2, "--name", "nose"), "--name goes with"),
+        (("--crop", 9), "no crop 9"), (("--crop", 3), "Crop 3 has no point"), (("--run", 1), "2 (propagate-keypoints)"),
+    ):  # fmt: skip
+        code, _, err = care(path, monkeypatch, capsys, "remove", *options)
+        assert code == 2 and words in err
+    code, out, _ = care(path, monkeypatch, capsys, "remove", "--crop", 2, "--name", "nose", "--json")
+    assert (code, json.loads(out)) == (0, {"crop": 2, "name": "nose", "points": 1})
+    code, out, _ = care(path, monkeypatch, capsys, "remove", "--run", 2)
+    assert (code, out) == (0, "Removed 6 points of run 2; the same command makes them anew.\n")
+    assert json.loads(care(path, monkeypatch, capsys, "--json")[1]) == []
 
 
 def test_a_sheet_says_how_many_it_shows(path, tmp_path, monkeypatch, capsys):

@@ -15,7 +15,7 @@ from care_cli.decisions import checked_name
 from care_cli.errors import CareError
 from care_cli.records import PROPAGATED, CropFrame, Keypoints, NamedPoint
 
-POINT_COLUMNS = "crop_id, name, x, y, confidence, margin, cycle, visible, template_id, source"
+POINT_COLUMNS = "run_id, crop_id, name, x, y, confidence, margin, cycle, visible, template_id, source"
 
 # The points that count, of :crops: the newest finished propagation's, and over them, name by name, those that were
 # imported, the newest file first, and those set by hand.
@@ -89,7 +89,7 @@ class KeypointsTable:
                 if animal and same and templates.issuperset(one.templates):
                     rows += _point_rows(run_id, one)
             cursor = self.db.conn.executemany(
-                f"INSERT OR IGNORE INTO keypoints (run_id, {POINT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR IGNORE INTO keypoints ({POINT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
         return cursor.rowcount if rows else 0
@@ -109,12 +109,69 @@ class KeypointsTable:
             said = {"crop": crop_id, "name": point.name, "x": x, "y": y, "visible": visible}
             run_id = self.begin_run("annotate", {}, **said)
             self.db.conn.execute(
-                f"INSERT INTO keypoints (run_id, {POINT_COLUMNS}) VALUES (?, ?, ?, ?, ?, 1, NULL, NULL, ?, NULL, "
+                f"INSERT INTO keypoints ({POINT_COLUMNS}) VALUES (?, ?, ?, ?, ?, 1, NULL, NULL, ?, NULL, "
                 "'human') ON CONFLICT (run_id, crop_id, name) "
                 "DO UPDATE SET x = excluded.x, y = excluded.y, visible = excluded.visible",
                 (run_id, crop_id, point.name, x, y, visible),
             )
             self.finish_run(run_id)
+
+    def say_keypoints(self, crop_id: int, points: Sequence[NamedPoint]) -> int:
+        """Take points, px of the image frame, as set by hand; returns how many are new.
+
+        What was set by hand before stays, name by name.
+        """
+        said = [{"name": point.name, "x": point.x, "y": point.y} for point in points]
+        one = Keypoints(
+            crop_id=crop_id,
+            names=tuple(point.name for point in points),
+            kp_image=np.array([(point.x, point.y) for point in points], float),
+            confidence=np.ones(len(points), np.float32),
+            visible=np.ones(len(points), bool),
+            source="human",
+        )
+        with self.transaction():
+            run_id = self.begin_run("annotate", {}, crop=crop_id, points=said)
+            new = self.add_keypoints(run_id, [one])
+            self.finish_run(run_id)
+        return new
+
+    # -- removing
+
+    def remove_points_of_run(self, run_id: int) -> int:
+        """Delete the points of a run; returns how many.
+
+        The run is unfinished then: the same command makes them anew. CareError when it has none.
+        """
+        with self.transaction():
+            self.run_of_points(run_id)
+            gone = self.db.conn.execute("DELETE FROM keypoints WHERE run_id = ?", (run_id,)).rowcount
+            if not gone:
+                raise CareError(f"Run {run_id} has no points now; nothing was removed.")
+            self.db.conn.execute("UPDATE runs SET finished_at = NULL WHERE id = ?", (run_id,))
+            self.note_execution(run_id, removed=gone)
+        return gone
+
+    def remove_points_said(self, crop_id: int, name: str | None = None) -> int:
+        """Delete a crop's points, or that of a name, that were set by hand or imported; returns how many.
+
+        What a model found counts again then. CareError when there is none.
+        """
+        with self.transaction():
+            gone = self.rows(
+                "DELETE FROM keypoints WHERE crop_id = ?1 AND (?2 IS NULL OR name = ?2) "
+                f"AND run_id IN (SELECT id FROM runs WHERE command IN {SAID}) RETURNING run_id, name",
+                (crop_id, name),
+            )
+            if not gone:
+                what = "no point" if name is None else f"no point {name!r}"
+                raise CareError(
+                    f"Crop {crop_id} has {what} that was set by hand or imported; nothing was removed. "
+                    f"`care keypoints --crop {crop_id}` lists what it has."
+                )
+            for row in gone:
+                self.note_execution(row["run_id"], crop=crop_id, removed=row["name"])
+        return len(gone)
 
     # -- asking
 
@@ -164,6 +221,21 @@ class KeypointsTable:
             "LEFT JOIN models ON models.id = runs.model_id WHERE command = 'propagate-keypoints' "
             "AND finished_at IS NOT NULL ORDER BY finished_at DESC, runs.id DESC"
         )
+
+    def superseded(self, run_id: int) -> list[int]:
+        """The finished propagations whose points counted for crops for which this run's count now, newest first."""
+        rows = self.rows(
+            "WITH found AS (SELECT DISTINCT keypoints.crop_id, run_id, finished_at "
+            "FROM (SELECT DISTINCT crop_id FROM keypoints WHERE run_id = :run) AS mine "
+            "CROSS JOIN keypoints ON keypoints.crop_id = mine.crop_id JOIN runs ON runs.id = run_id "
+            "WHERE command = 'propagate-keypoints' AND finished_at IS NOT NULL), "
+            "ranked AS (SELECT run_id, row_number() OVER newest AS place, lead(run_id) OVER newest AS former "
+            "FROM found WINDOW newest AS (PARTITION BY crop_id ORDER BY finished_at DESC, run_id DESC)) "
+            "SELECT DISTINCT runs.id, finished_at FROM ranked JOIN runs ON runs.id = former "
+            "WHERE place = 1 AND run_id = :run ORDER BY finished_at DESC, runs.id DESC",
+            {"run": run_id},
+        )
+        return [row["id"] for row in rows]
 
     def run_of_points(self, run_id: int) -> dict:
         """The row of a run that found points or took them in; CareError that lists the known ones."""
@@ -268,4 +340,5 @@ def _record(crop_id: int, rows: list[dict]) -> Keypoints:
         templates=tuple(row["template_id"] for row in rows),
         source=rows[0]["source"] if len({row["source"] for row in rows}) == 1 else "mixed",
         sources=tuple(row["source"] for row in rows),
+        runs=tuple(row["run_id"] for row in rows),
     )
