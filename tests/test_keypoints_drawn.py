@@ -24,6 +24,7 @@ from care_cli.pages.cells import HEADING
 from care_cli.pages.keypoint_sheet import CAPTION, CELL, PLAIN, RAMP, Cell, colour, free_place, keypoint_sheet
 from care_cli.pages.keypoint_sheet import template_picture as draw_template
 from care_cli.records import Keypoints, NamedPoint
+from care_cli.stages import crops
 from care_cli.stages.keypoints import evenly
 
 
@@ -140,6 +141,22 @@ def test_points_are_removed(path, monkeypatch, capsys):
     code, out, _ = care(path, monkeypatch, capsys, "remove", "--run", 2)
     assert (code, out) == (0, "Removed 6 points of run 2; the same command makes them anew.\n")
     assert json.loads(care(path, monkeypatch, capsys, "--json")[1]) == []
+
+
+def test_a_template_that_a_person_takes_with_it_is_told(path, monkeypatch, capsys):
+    with Catalog(path) as catalog:
+        catalog.add_template("other", 4, [NamedPoint("nose", 75, 65)], "expert")
+    command = ["care", "--catalog", str(path), "crops", "set", "1", "--category", "person"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        cli.main()
+        sys.exit(0)
+    assert "Template cat was on it: it is deleted, with 6 points carried from it." in capsys.readouterr().err
+    with Catalog(path) as catalog:
+        assert [one.name for one in catalog.templates()] == ["other"] and catalog.keypoints([2, 3]) == {}
+        done = crops.set_crops(catalog, [4, 2], category="vehicle")
+        assert (done["templates"], done["points"]) == (["other"], 0)
+        assert crops.set_crops(catalog, [3], species="cat")["templates"] == []
 
 
 def test_a_sheet_says_how_many_it_shows(path, tmp_path, monkeypatch, capsys):
