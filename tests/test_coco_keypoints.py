@@ -357,7 +357,7 @@ def test_points_leave_one_catalog_for_another_as_they_are(catalog, folder, tmp_p
     with pytest.raises(CareError, match="exists already"):
         keypoints.export(catalog, out, PointSelection())
     with pytest.raises(CareError, match="No point fits"):
-        keypoints.export(catalog, tmp_path / "none.json", PointSelection(species="dog"))
+        keypoints.export(catalog, tmp_path / "none.json", PointSelection(source="propagated"))
 
 
 def carried(catalog: Catalog) -> None:

@@ -101,11 +101,50 @@ def test_points_are_listed(path, monkeypatch, capsys, filters, expected):
         (["--run", 1], "runs that have: 2 (propagate-keypoints)"),
         (["--template", "dog"], "there are: cat"),
         (["--name", "tail"], "there are: left_eye, nose, right_eye"),
+        (["--species", "Lion"], "No animal is of species 'Lion'; there is: lion"),
+        (["--crop", 4, "--species", "Lion"], "there is: lion"),
     ],
 )
 def test_filters_that_mean_nothing_are_refused(path, monkeypatch, capsys, filters, words):
     code, _, err = care(path, monkeypatch, capsys, *filters)
     assert code == 2 and words in err
+
+
+def test_points_of_a_person_are_not_asked_for(path, monkeypatch, capsys):
+    with Catalog(path) as catalog:
+        catalog.decide(Decision("category", crop_id=3, value="person"))
+    code, _, err = care(path, monkeypatch, capsys, "--crop", 3)
+    assert code == 2 and "Crop 3 shows a person" in err
+    code, _, err = care(path, monkeypatch, capsys, "--species", "lion")
+    assert code == 2 and "no species is said yet" in err
+
+
+@pytest.mark.parametrize("arguments", [("-5", "10"), ("5", "-.5"), ("-1e3", "-10.25"), ("--", "-5", "10")])
+def test_a_place_may_be_negative_and_lies_outside_then(path, monkeypatch, capsys, arguments):
+    code, _, err = care(path, monkeypatch, capsys, "set", 2, "nose", *arguments)
+    assert code == 2 and "lies outside the photo" in err
+
+
+@pytest.mark.parametrize("option", ["--hiden", "-x", "--crop=2"])
+def test_an_option_that_there_is_not_stays_refused(path, monkeypatch, capsys, option):
+    code, _, err = care(path, monkeypatch, capsys, "set", 2, "nose", 70, option, 60)
+    assert code == 2 and "No such option" in err
+
+
+def test_an_export_is_coco_and_may_leave_out_what_is_not_sure(path, tmp_path, monkeypatch, capsys):
+    code, _, err = care(path, monkeypatch, capsys, "export", tmp_path / "points.csv")
+    assert code == 2 and "`care keypoints --csv > FILE.csv`" in err and not (tmp_path / "points.csv").exists()
+    assert care(path, monkeypatch, capsys, "export", tmp_path / "all.JSON")[0] == 0
+    assert care(path, monkeypatch, capsys, "export", tmp_path / "sure.json", "--sure-only")[0] == 0
+    flat = [json.loads((tmp_path / name).read_text())["annotations"][0]["keypoints"] for name in ("all.JSON",
+                                                                                              "sure.json")]  # fmt: skip
+    assert flat == [[60, 50, 2, 90, 50, 2, 75, 65.5, 1], [60, 50, 2, 90, 50, 2]]
+
+
+def test_a_file_of_points_that_models_found_says_so(path, tmp_path, monkeypatch, capsys):
+    assert care(path, monkeypatch, capsys, "export", tmp_path / "all.json")[0] == 0
+    code, out, err = care(path, monkeypatch, capsys, "import", tmp_path / "all.json")
+    assert code == 0 and "new_points: 0" in out and "6 points that a model found were left out." in err
 
 
 def test_a_point_is_set_by_hand(path, monkeypatch, capsys):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from care_cli.cli.exchange import Overwrite, report
 from care_cli.cli.output import Csv, emit, message, notice, open_catalog, table
@@ -48,7 +50,17 @@ def keypoints(
     table(ctx, rows, COLUMNS, csv, empty="No point fits.")
 
 
-@app.command("set")
+class WithNumbers(TyperCommand):
+    """A command whose arguments may be negative numbers, and whose options all stand alone."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            return super().parse_args(ctx, args)
+        options = [one for one in args if one.startswith("-") and not re.match(r"-\.?\d", one)]
+        return super().parse_args(ctx, [*options, "--", *(one for one in args if one not in options)])
+
+
+@app.command("set", cls=WithNumbers)
 def set_(
     ctx: typer.Context,
     crop: Annotated[int, typer.Argument(help="The crop's id, as `care crops` shows it.")],
@@ -126,12 +138,17 @@ def export(
     source: Source = None,
     name: Name = None,
     uncertain: Uncertain = False,
+    sure_only: Annotated[bool, typer.Option("--sure-only", help="No points that are hidden or not sure.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write points as COCO keypoints; --source human leaves out what models found."""
+    """Write points as COCO keypoints: x, y, v in px of the upright photo.
+
+    v is 2 for a point that is seen, 1 for one that is hidden or not sure, 0 for one that the animal has not.
+    --source human leaves out what models found, --sure-only the points that are hidden or not sure.
+    """
     from care_cli.stages import keypoints as stage
 
-    wanted = stage.PointSelection(species, tuple(crop or ()), run, template, source, name, uncertain)
+    wanted = stage.PointSelection(species, tuple(crop or ()), run, template, source, name, uncertain, sure_only)
     with open_catalog(ctx) as catalog:
         done = stage.export(catalog, file, wanted, overwrite)
     report(ctx, done)

@@ -31,23 +31,30 @@ class PointSelection:
     source: str | None = None  # propagated | human | import
     name: str | None = None
     uncertain: bool = False  # only those that are hidden or not sure
+    sure: bool = False  # only the others
 
 
 def select(catalog: Catalog, wanted: PointSelection) -> tuple[dict[int, Keypoints], dict[int, dict]]:
     """The points that are meant, and the rows of their crops as `Catalog.crop_rows` gives them, both by crop id.
 
-    In the order of the photos' times. Raises CareError for a crop, run, template, source or name that there is not.
+    In the order of the photos' times. Raises CareError for a crop, species, run, template, source or name that there
+    is not, and for a crop that shows no animal.
     """
     if wanted.source not in (None, *SOURCES):
         raise CareError(f"--source is one of {', '.join(SOURCES)}, but got {wanted.source!r}.")
     for crop_id in wanted.crops:
-        if catalog.crop(crop_id) is None:
+        crop = catalog.crop(crop_id)
+        if crop is None:
             raise CareError(f"There is no crop {crop_id}; `care crops` shows their ids.")
+        if crop["category"] != "animal":
+            raise CareError(f"Crop {crop_id} shows a {crop['category']}; points are kept of animals only.")
     if wanted.run is not None:
         catalog.run_of_points(wanted.run)
     template = catalog.template(wanted.template).id if wanted.template else None
-    selection = Selection(category="animal", species=wanted.species, ids=wanted.crops)
-    rows = {row["crop"]: row for row in catalog.crop_rows(selection)}
+    rows = {row["crop"]: row for row in catalog.crop_rows(Selection(category="animal", ids=wanted.crops))}
+    if wanted.species is not None:
+        _check_species(catalog, wanted.species)
+        rows = {crop_id: row for crop_id, row in rows.items() if row["species"] == wanted.species}
     points = catalog.keypoints(rows, wanted.run)
     names = {name for one in points.values() for name in one.names}
     if wanted.name is not None and names and wanted.name not in names:
@@ -59,10 +66,20 @@ def select(catalog: Catalog, wanted: PointSelection) -> tuple[dict[int, Keypoint
     return found, {crop_id: rows[crop_id] for crop_id in found}
 
 
+def _check_species(catalog: Catalog, species: str) -> None:
+    """CareError that lists the known species, where no animal is of this one."""
+    known = sorted({row["species"] for row in catalog.crop_rows(Selection(category="animal")) if row["species"]})
+    if species not in known:
+        there = f"there {'is' if len(known) == 1 else 'are'}: {', '.join(known)}" if known else "no species is said yet"
+        raise CareError(f"No animal is of species {species!r}; {there}. `care crops set CROP --species` says it.")
+
+
 def _kept(one: Keypoints, wanted: PointSelection, template: int | None) -> Keypoints:
     keep = np.ones(len(one.names), bool)
     if wanted.uncertain:
         keep &= ~one.visible
+    if wanted.sure:
+        keep &= one.visible
     if wanted.source:
         keep &= np.array([source == wanted.source for source in one.sources])
     if wanted.name is not None:
@@ -174,8 +191,14 @@ def remove(catalog: Catalog, run: int | None = None, crop: int | None = None, na
 def export(catalog: Catalog, path: Path, wanted: PointSelection, overwrite: bool = False) -> dict:
     """Write the points that are meant as COCO keypoints; returns the summary.
 
-    Raises CareError when there is none, `path` lies among photos, or exists and is not to be replaced.
+    Raises CareError when `path` is no .json, there is no point, `path` lies among photos, or exists and is not to be
+    replaced.
     """
+    if path.suffix.lower() != ".json":
+        raise CareError(
+            f"Points are written as COCO keypoints, to FILE.json, but got {path}. "
+            "`care keypoints --csv > FILE.csv` gives a table."
+        )
     found, crops = select(catalog, wanted)
     if not found:
         raise CareError("No point fits; nothing was written. Run `care propagate-keypoints`, or widen the selection.")
