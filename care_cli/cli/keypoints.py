@@ -1,11 +1,13 @@
-"""`care keypoints`: listing, setting, drawing, export and import of named points."""
+"""`care keypoints`: listing, setting, removing, drawing, export and import of named points."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from care_cli.cli.exchange import Overwrite, report
 from care_cli.cli.output import Csv, emit, message, notice, open_catalog, table
@@ -37,7 +39,7 @@ def keypoints(
     uncertain: Uncertain = False,
     csv: Csv = False,
 ) -> None:
-    """List named points of animals, px of the upright photo; set, draw, export or import them."""
+    """List named points of animals, px of the upright photo; set, remove, draw, export or import them."""
     if ctx.invoked_subcommand:
         return
     from care_cli.stages import keypoints as stage
@@ -48,7 +50,17 @@ def keypoints(
     table(ctx, rows, COLUMNS, csv, empty="No point fits.")
 
 
-@app.command("set")
+class WithNumbers(TyperCommand):
+    """A command whose arguments may be negative numbers, and whose options all stand alone."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            return super().parse_args(ctx, args)
+        options = [one for one in args if one.startswith("-") and not re.match(r"-\.?\d", one)]
+        return super().parse_args(ctx, [*options, "--", *(one for one in args if one not in options)])
+
+
+@app.command("set", cls=WithNumbers)
 def set_(
     ctx: typer.Context,
     crop: Annotated[int, typer.Argument(help="The crop's id, as `care crops` shows it.")],
@@ -69,6 +81,25 @@ def set_(
         before = done["before"]
         was = f", was at ({before['x']:.1f}, {before['y']:.1f})" if before else ""
         notice(ctx)(f"Crop {crop}: {name} is at ({x:g}, {y:g}){was}.")
+
+
+@app.command("remove")
+def remove(
+    ctx: typer.Context,
+    run: Annotated[int | None, typer.Option(metavar="N", help="All points of this propagation or import.")] = None,
+    crop: Annotated[int | None, typer.Option(metavar="C", help="What was set by hand or imported on it.")] = None,
+    name: Annotated[str | None, typer.Option(help="With --crop: the point of this name only.")] = None,
+) -> None:
+    """Delete points: those of a run, or what was said of a crop."""
+    from care_cli.stages import keypoints as stage
+
+    with open_catalog(ctx) as catalog:
+        done = stage.remove(catalog, run, crop, name)
+    if ctx.obj.json:
+        emit(done)
+    else:
+        what = f"run {run}; the same command makes them anew" if crop is None else f"crop {crop}"
+        print(f"Removed {done['points']} {'point' if done['points'] == 1 else 'points'} of {what}.")
 
 
 @app.command("sheet")
@@ -107,12 +138,17 @@ def export(
     source: Source = None,
     name: Name = None,
     uncertain: Uncertain = False,
+    sure_only: Annotated[bool, typer.Option("--sure-only", help="No points that are hidden or not sure.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write points as COCO keypoints; --source human leaves out what models found."""
+    """Write points as COCO keypoints: x, y, v in px of the upright photo.
+
+    v is 2 for a point that is seen, 1 for one that is hidden or not sure, 0 for one that the animal has not.
+    --source human leaves out what models found, --sure-only the points that are hidden or not sure.
+    """
     from care_cli.stages import keypoints as stage
 
-    wanted = stage.PointSelection(species, tuple(crop or ()), run, template, source, name, uncertain)
+    wanted = stage.PointSelection(species, tuple(crop or ()), run, template, source, name, uncertain, sure_only)
     with open_catalog(ctx) as catalog:
         done = stage.export(catalog, file, wanted, overwrite)
     report(ctx, done)
@@ -125,7 +161,10 @@ def import_(
     images: Annotated[Path | None, typer.Option(help="Folder that the photos' paths in the file begin at.")] = None,
     species: Annotated[str | None, typer.Option(help="Species of all animals, not their category's name.")] = None,
 ) -> None:
-    """Take in points that people set: they count as true, and win over what models find."""
+    """Take in points that people set: they count as true, and win over what models find.
+
+    Of a file that CARE wrote, points that a model found are left out, unless somebody moved them.
+    """
     from care_cli.stages import import_keypoints as stage
 
     if images is not None:
@@ -134,5 +173,7 @@ def import_(
     with open_catalog(ctx, create=images is not None) as catalog:
         done = stage.run(catalog, file, images, species)
     report(ctx, done)
+    if done["left_out"] and not ctx.obj.json:
+        notice(ctx)(f"{done['left_out']} points that a model found were left out.")
     if done["failed"]:
         raise typer.Exit(1)

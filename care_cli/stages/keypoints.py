@@ -31,23 +31,30 @@ class PointSelection:
     source: str | None = None  # propagated | human | import
     name: str | None = None
     uncertain: bool = False  # only those that are hidden or not sure
+    sure: bool = False  # only the others
 
 
 def select(catalog: Catalog, wanted: PointSelection) -> tuple[dict[int, Keypoints], dict[int, dict]]:
     """The points that are meant, and the rows of their crops as `Catalog.crop_rows` gives them, both by crop id.
 
-    In the order of the photos' times. Raises CareError for a crop, run, template, source or name that there is not.
+    In the order of the photos' times. Raises CareError for a crop, species, run, template, source or name that there
+    is not, and for a crop that shows no animal.
     """
     if wanted.source not in (None, *SOURCES):
         raise CareError(f"--source is one of {', '.join(SOURCES)}, but got {wanted.source!r}.")
     for crop_id in wanted.crops:
-        if catalog.crop(crop_id) is None:
+        crop = catalog.crop(crop_id)
+        if crop is None:
             raise CareError(f"There is no crop {crop_id}; `care crops` shows their ids.")
+        if crop["category"] != "animal":
+            raise CareError(f"Crop {crop_id} shows a {crop['category']}; points are kept of animals only.")
     if wanted.run is not None:
         catalog.run_of_points(wanted.run)
     template = catalog.template(wanted.template).id if wanted.template else None
-    selection = Selection(category="animal", species=wanted.species, ids=wanted.crops)
-    rows = {row["crop"]: row for row in catalog.crop_rows(selection)}
+    rows = {row["crop"]: row for row in catalog.crop_rows(Selection(category="animal", ids=wanted.crops))}
+    if wanted.species is not None:
+        _check_species(catalog, wanted.species)
+        rows = {crop_id: row for crop_id, row in rows.items() if row["species"] == wanted.species}
     points = catalog.keypoints(rows, wanted.run)
     names = {name for one in points.values() for name in one.names}
     if wanted.name is not None and names and wanted.name not in names:
@@ -59,10 +66,20 @@ def select(catalog: Catalog, wanted: PointSelection) -> tuple[dict[int, Keypoint
     return found, {crop_id: rows[crop_id] for crop_id in found}
 
 
+def _check_species(catalog: Catalog, species: str) -> None:
+    """CareError that lists the known species, where no animal is of this one."""
+    known = sorted({row["species"] for row in catalog.crop_rows(Selection(category="animal")) if row["species"]})
+    if species not in known:
+        there = f"there {'is' if len(known) == 1 else 'are'}: {', '.join(known)}" if known else "no species is said yet"
+        raise CareError(f"No animal is of species {species!r}; {there}. `care crops set CROP --species` says it.")
+
+
 def _kept(one: Keypoints, wanted: PointSelection, template: int | None) -> Keypoints:
     keep = np.ones(len(one.names), bool)
     if wanted.uncertain:
         keep &= ~one.visible
+    if wanted.sure:
+        keep &= one.visible
     if wanted.source:
         keep &= np.array([source == wanted.source for source in one.sources])
     if wanted.name is not None:
@@ -80,6 +97,7 @@ def _kept(one: Keypoints, wanted: PointSelection, template: int | None) -> Keypo
         cycle=None if one.cycle is None else one.cycle[keep],
         templates=tuple(one.templates[place] for place in places),
         sources=tuple(one.sources[place] for place in places),
+        runs=tuple(one.runs[place] for place in places),
     )
 
 
@@ -88,14 +106,16 @@ def rows(catalog: Catalog, wanted: PointSelection) -> list[dict]:
 
     crop and name; x and y in px of the upright photo; confidence, the peak cosine, or 1 of points that a person set;
     margin, by how much the best peak elsewhere is lower; cycle, how far off the way there and back ends, as a share of
-    the reference box's longer side; visible, 0 where the point is hidden or not sure; source, SOURCES; and the crop's
-    species, individual and path. None where nothing is known.
+    the reference box's longer side; visible, 0 where the point is hidden or not sure; source, SOURCES; template, the
+    name of the one it was carried from; run, which found it or took it in; and the crop's species, individual and
+    path. None where nothing is known.
     """
     found, crops = select(catalog, wanted)
-    return [row for crop_id, one in found.items() for row in _rows(one, crops[crop_id])]
+    names = {template.id: template.name for template in catalog.templates()}
+    return [row for crop_id, one in found.items() for row in _rows(one, crops[crop_id], names)]
 
 
-def _rows(one: Keypoints, crop: dict) -> list[dict]:
+def _rows(one: Keypoints, crop: dict, template_names: dict[int, str]) -> list[dict]:
     nothing = np.full(len(one.names), np.nan, np.float32)
     numbers = zip(
         one.kp_image.tolist(),
@@ -116,12 +136,14 @@ def _rows(one: Keypoints, crop: dict) -> list[dict]:
             "cycle": None if np.isnan(cycle) else round(cycle, 4),
             "visible": int(visible),
             "source": source,
+            "template": template_names.get(template),
+            "run": run,
             "species": crop["species"],
             "individual": crop["individual"],
             "path": crop["path"],
         }
-        for name, source, ((x, y), confidence, margin, cycle, visible) in zip(
-            one.names, one.sources, numbers, strict=True
+        for name, source, template, run, ((x, y), confidence, margin, cycle, visible) in zip(
+            one.names, one.sources, one.templates, one.runs, numbers, strict=True
         )
     ]
 
@@ -150,11 +172,33 @@ def set_point(
     return {"crop": crop_id, "name": name, "x": x, "y": y, "visible": visible, "before": before}
 
 
+def remove(catalog: Catalog, run: int | None = None, crop: int | None = None, name: str | None = None) -> dict:
+    """Delete the points of a `run`, or those that were set by hand or imported on a `crop` (of this `name`).
+
+    Raises CareError when not just one of both is said, or nothing fits.
+    """
+    if (run is None) == (crop is None):
+        raise CareError("Say which points: --run N, all that a run found or took in, or --crop C, what was said of it.")
+    if run is not None and name is not None:
+        raise CareError("--name goes with --crop; the points of a run are removed as a whole.")
+    if run is not None:
+        return {"run": run, "points": catalog.remove_points_of_run(run)}
+    if catalog.crop(crop) is None:
+        raise CareError(f"There is no crop {crop}; `care crops` shows their ids.")
+    return {"crop": crop, "name": name, "points": catalog.remove_points_said(crop, name)}
+
+
 def export(catalog: Catalog, path: Path, wanted: PointSelection, overwrite: bool = False) -> dict:
     """Write the points that are meant as COCO keypoints; returns the summary.
 
-    Raises CareError when there is none, `path` lies among photos, or exists and is not to be replaced.
+    Raises CareError when `path` is no .json, there is no point, `path` lies among photos, or exists and is not to be
+    replaced.
     """
+    if path.suffix.lower() != ".json":
+        raise CareError(
+            f"Points are written as COCO keypoints, to FILE.json, but got {path}. "
+            "`care keypoints --csv > FILE.csv` gives a table."
+        )
     found, crops = select(catalog, wanted)
     if not found:
         raise CareError("No point fits; nothing was written. Run `care propagate-keypoints`, or widen the selection.")
