@@ -95,7 +95,7 @@ def carried(listing: list[dict], truth: Path) -> tuple[int, int]:
     for point in listing:
         animal = animals.get(point["path"])
         x, y, seen = animal["keypoints"].get(point["name"], (0, 0, False)) if animal else (0, 0, False)
-        if seen and point["species"] == animal["species"]:
+        if seen and point["source"] == "propagated" and point["species"] == animal["species"]:
             of += 1
             near += math.hypot(point["x"] - x, point["y"] - y) <= 0.1 * max(animal["box"][2:])
     return near, of
