@@ -117,6 +117,7 @@ def _show(ctx: typer.Context, found: dict, csv: bool) -> None:
     if not found["sweep"] or found["chosen"] is not None:
         points = figures.point_rows(found, found["chosen"] or 0)
         print("\n" + "\n".join(output.text_table(points, list(points[0]))))
-        print("\n" + "\n".join(figures.worst(points, WORST)))
+        if worst := figures.worst(points, WORST):
+            print("\n" + "\n".join(worst))
     for line in figures.remarks(found):
         output.notice(ctx)(line)
