@@ -127,6 +127,9 @@ class CropFrame:
     image_size: tuple[int, int] | None  # width, height px of the upright photo; None: not seen yet
 
 
+PROPAGATED = "propagated"  # the source of points that a model found
+
+
 @dataclass(frozen=True, eq=False)
 class Keypoints:
     """K named points of one crop, as one run found them or a hand put them."""
@@ -139,8 +142,9 @@ class Keypoints:
     margin: np.ndarray | None = None  # (K,) float32: peak cosine less the best one elsewhere
     cycle: np.ndarray | None = None  # (K,) float32: there and back, as a share of the reference box's longer side
     templates: tuple[int | None, ...] = ()  # (K,) the template that each point was carried from
-    source: str = "propagated"  # propagated | human | import | mixed (only as read from a catalog)
+    source: str = PROPAGATED  # propagated | human | import | mixed (only as read from a catalog)
     sources: tuple[str, ...] = ()  # (K,) of each point, as read from a catalog
+    runs: tuple[int, ...] = ()  # (K,) the run of each point, as read from a catalog
 
 
 @dataclass(frozen=True)

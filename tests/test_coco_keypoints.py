@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import csv
 import hashlib
 import json
 import sys
@@ -159,11 +160,12 @@ def test_the_file_by_hand(tmp_path):
     assert document["annotations"][0] == {
         "id": 5, "image_id": 3, "category_id": 1, "bbox": [1, 2, 30, 40], "area": 1200, "iscrowd": 0,
         "individual": "Bo", "keypoints": [9.5, 8, 2, 7.25, 6, 1, 0, 0, 0], "num_keypoints": 2, "score": 0.75,
+        "sources": ["propagated", "propagated", None], "confidences": [0.5, 1, None],
     }  # fmt: skip
     assert document["annotations"][1]["keypoints"] == [0, 0, 0, 0, 0, 0, 1, 2, 2]
 
 
-FIELDS = ["id", "image_id", "category_id", "bbox", "keypoints", "name", "file_name", "width", "iscrowd"]
+FIELDS = ["id", "sources", "image_id", "category_id", "bbox", "keypoints", "name", "file_name", "width", "iscrowd"]
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([1, 2, 10**400])
 JSON = st.recursive(
     PLAIN,
@@ -356,6 +358,79 @@ def test_points_leave_one_catalog_for_another_as_they_are(catalog, folder, tmp_p
         keypoints.export(catalog, out, PointSelection())
     with pytest.raises(CareError, match="No point fits"):
         keypoints.export(catalog, tmp_path / "none.json", PointSelection(species="dog"))
+
+
+def carried(catalog: Catalog) -> None:
+    """Points of an annotated animal as a propagation finds them, sure and unsure."""
+    [crop] = catalog.crop_ids(Selection())
+    propagation = catalog.begin_run("propagate-keypoints", {})
+    points = np.array([[60.1234567, 50.0], [90.0, 1 / 3], [75.0, 60.0]])
+    catalog.add_keypoints(
+        propagation, [Keypoints(crop, tuple(NAMES), points, np.array([0.9, 0.5, 0.25], np.float32), points[:, 0] < 80)]
+    )
+    catalog.finish_run(propagation)
+
+
+def table_of(catalog: Catalog, path: Path) -> Path:
+    """All points as `care keypoints --csv` prints them."""
+    rows = keypoints.rows(catalog, PointSelection())
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_what_models_found_does_not_come_back_as_truth(catalog, folder, tmp_path, form):
+    document = coco(annotation())
+    document["annotations"][0]["keypoints"] = [0, 0, 0, 0, 0, 0, 70, 55, 2]  # the nose, by a person
+    run(catalog, written(tmp_path, document), folder)
+    carried(catalog)
+    out = tmp_path / f"out.{form}"
+    if form == "json":
+        keypoints.export(catalog, out, PointSelection())
+        assert json.loads(out.read_text())["annotations"][0]["sources"] == ["import", "propagated", "propagated"]
+        assert json.loads(out.read_text())["annotations"][0]["confidences"] == [1, 0.9, 0.5]
+    else:
+        table_of(catalog, out)
+    before = contents(catalog)
+    done = run(catalog, out)
+    assert (done["left_out"], done["new_points"], done["failed"]) == (2, 1, 0)  # the nose, of one more file
+    assert contents(catalog) == before
+    assert {row["name"]: row["source"] for row in keypoints.rows(catalog, PointSelection())} == {
+        "left_eye": "propagated", "right_eye": "propagated", "nose": "import",
+    }  # fmt: skip
+    assert [one.names for one in catalog.annotated().values()] == [("nose",)]
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_a_point_that_somebody_moved_is_a_correction(catalog, folder, tmp_path, form):
+    run(catalog, written(tmp_path, coco(annotation(bbox=BOX))), folder)
+    catalog.db.conn.execute("DELETE FROM keypoints")
+    carried(catalog)
+    out = tmp_path / f"out.{form}"
+    if form == "json":
+        keypoints.export(catalog, out, PointSelection())
+        document = json.loads(out.read_text())
+        document["annotations"][0]["keypoints"][3] += 0.02
+        document["annotations"][0]["keypoints"][6] += 0.009
+        out.write_text(json.dumps(document))
+    else:
+        text = table_of(catalog, out).read_text()
+        out.write_text(text.replace("right_eye,90.0,", "right_eye,90.02,").replace("nose,75.0,", "nose,75.009,"))
+    for new in (1, 0):  # read twice
+        done = run(catalog, out)
+        assert (done["left_out"], done["new_points"], done["failed"]) == (2, new, 0)
+    rows = {row["name"]: (row["source"], row["x"]) for row in keypoints.rows(catalog, PointSelection())}
+    assert rows["right_eye"] == ("import", 90.02) and rows["nose"][0] == rows["left_eye"][0] == "propagated"
+
+
+def test_no_animal_is_cut_for_points_that_a_model_found(catalog, folder, tmp_path):
+    guessed, odd = annotation(sources=["propagated", "propagated", None]), annotation(sources=["propagated"])
+    done = run(catalog, written(tmp_path, coco(guessed, odd)), folder)
+    assert (done["left_out"], done["new_points"], done["new_crops"], done["annotations"]) == (2, 0, 0, 0)
+    assert "sources should be 3" in done["failures"][0] and catalog.counts()["crops"] == 0
 
 
 def test_real_annotations_are_taken_in_whole(shared, tmp_path, monkeypatch, capsys):

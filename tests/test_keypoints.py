@@ -120,7 +120,7 @@ def test_points_come_back_as_they_were_written(catalog):
     for field in ("kp_image", "confidence", "visible", "margin", "cycle"):
         np.testing.assert_array_equal(getattr(found[2], field), getattr(wanted, field))
     assert (found[2].names, found[2].templates) == (wanted.names, wanted.templates)
-    assert found[2].source == "propagated"
+    assert found[2].source == "propagated" and found[2].runs == (run, run)
     bare = replace(wanted, crop_id=3, margin=np.array([np.nan, 0.5], np.float32), cycle=None)
     catalog.add_keypoints(run, [bare])
     read = catalog.keypoints([3], run)[3]
@@ -190,6 +190,58 @@ def test_a_correction_is_noted_and_may_be_corrected(catalog):
             catalog.correct_keypoint(crop, "nose", x, 10.0)
 
 
+def test_an_experts_points_are_said_once_and_never_undo_a_correction(catalog):
+    catalog.correct_keypoint(1, "nose", 70.0, 71.0)
+    assert catalog.say_keypoints(1, EYES) == 2 and catalog.say_keypoints(1, EYES) == 0
+    [said] = catalog.annotated().values()
+    assert dict(zip(said.names, map(tuple, said.kp_image.tolist()), strict=True)) == {
+        "nose": (70.0, 71.0), "left_eye": (60.0, 50.0), "right_eye": (90.0, 50.0),
+    }  # fmt: skip
+    assert set(said.sources) == {"human"} and said.confidence.tolist() == [1, 1, 1] and said.visible.all()
+
+
+# -- removing
+
+
+def test_a_removed_run_is_made_anew_by_the_same_command(catalog):
+    run, other = propagated(catalog, [2, 3], shift=1.0), propagated(catalog, [4], shift=2.0)
+    assert catalog.remove_points_of_run(run) == 4
+    assert set(catalog.keypoints([2, 3, 4])) == {4} and [one["id"] for one in catalog.propagate_runs()] == [other]
+    assert catalog.run(run, "propagate-keypoints")["finished_at"] is None
+    for nothing, words in ((run, "has no points now"), (1, "runs that have"), (99, "runs that have")):
+        with pytest.raises(CareError, match=words):
+            catalog.remove_points_of_run(nothing)
+    assert propagated(catalog, [2, 3], shift=1.0) == run and at(catalog, 3, "left_eye") == (61.0, 50.0)
+
+
+def test_what_was_said_of_a_crop_is_taken_back(catalog):
+    propagated(catalog, [2, 3])
+    imported = catalog.begin_run("import-keypoints", {"file": "a"})
+    catalog.add_keypoints(imported, [replace(points(2, 4.0, template=None), source="import")])
+    for crop in (2, 3):
+        catalog.correct_keypoint(crop, "nose", 70.0, 71.0)
+    assert catalog.remove_points_said(2, "nose") == 2  # by hand, and of the file
+    assert at(catalog, 2, "nose") == (61.0, 51.0) and at(catalog, 2, "left_eye") == (64.0, 50.0)
+    assert '"removed":"nose"' in catalog.latest_run("annotate")["executions"].replace(": ", ":")
+    assert catalog.remove_points_said(2) == 1 and at(catalog, 2, "left_eye") == (60.0, 50.0)
+    assert set(catalog.annotated()) == {3}
+    with pytest.raises(CareError, match="Crop 2 has no point that was set by hand or imported"):
+        catalog.remove_points_said(2)
+    with pytest.raises(CareError, match="no point 'left_eye'"):
+        catalog.remove_points_said(3, "left_eye")
+
+
+def test_a_run_tells_whose_points_no_longer_count(catalog):
+    first, second = propagated(catalog, [2, 3], shift=1.0), propagated(catalog, [3, 4], shift=2.0)
+    unfinished = propagated(catalog, [2], finished=False, shift=3.0)
+    assert (catalog.superseded(first), catalog.superseded(second), catalog.superseded(unfinished)) == ([], [first], [])
+    third = propagated(catalog, [2, 3, 4], shift=4.0)
+    assert catalog.superseded(third) == [second, first]
+    assert catalog.superseded(second) == []  # they no longer count themselves
+    catalog.remove_points_of_run(third)
+    assert catalog.superseded(second) == [first]
+
+
 def test_where_a_crop_lies(catalog):
     frames = catalog.crop_frame([1, 99])
     assert set(frames) == {1}
@@ -243,7 +295,9 @@ def test_crops_with_a_template_or_points_by_hand_stay_visible_when_another_run_i
 # -- plans
 
 
-@pytest.mark.parametrize("question", ["standing", "of a run", "without", "annotated", "said", "resting"])
+@pytest.mark.parametrize(
+    "question", ["standing", "of a run", "without", "annotated", "said", "resting", "superseded", "found"]
+)
 def test_questions_about_points_use_indexes(catalog, question, monkeypatch):
     asked = []
     fetched = catalog._fetched
@@ -254,6 +308,8 @@ def test_questions_about_points_use_indexes(catalog, question, monkeypatch):
         "without": lambda: catalog.without_keypoints(1, [1]),
         "annotated": lambda: catalog.annotated(),
         "said": lambda: catalog.crop_ids(Selection()),
+        "superseded": lambda: catalog.superseded(1),
+        "found": lambda: catalog.found_places([1]),
         "resting": lambda: catalog.remove_template("cat"),
     }[question]()
     monkeypatch.undo()

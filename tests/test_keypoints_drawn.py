@@ -24,6 +24,7 @@ from care_cli.pages.cells import HEADING
 from care_cli.pages.keypoint_sheet import CAPTION, CELL, PLAIN, RAMP, Cell, colour, free_place, keypoint_sheet
 from care_cli.pages.keypoint_sheet import template_picture as draw_template
 from care_cli.records import Keypoints, NamedPoint
+from care_cli.stages import crops
 from care_cli.stages.keypoints import evenly
 
 
@@ -82,7 +83,11 @@ def test_points_are_listed(path, monkeypatch, capsys, filters, expected):
     rows = json.loads(out)
     assert code == 0 and [(row["crop"], row["name"]) for row in rows] == expected
     for row in rows:
-        assert row["source"] == "propagated" and row["margin"] == 0.125 and row["cycle"] is None
+        assert (
+            (row["source"], row["template"], row["run"]) == ("propagated", "cat", 2)
+            and row["margin"] == 0.125
+            and row["cycle"] is None
+        )
         assert row["visible"] == (row["name"] != "nose") and row["individual"] == ("Bo" if row["crop"] == 2 else None)
     _, out, _ = care(path, monkeypatch, capsys, "--csv", *filters)
     assert [(int(row["crop"]), row["name"]) for row in csv.DictReader(io.StringIO(out))] == expected
@@ -121,6 +126,37 @@ def test_a_point_is_set_by_hand(path, monkeypatch, capsys):
     _, out, _ = care(path, monkeypatch, capsys, "--source", "human", "--json")
     said = [(row["crop"], row["name"], row["x"], row["visible"]) for row in json.loads(out)]
     assert said == [(2, "nose", 70.5, 1), (2, "tail", 50, 0), (4, "nose", 50, 1)]
+
+
+def test_points_are_removed(path, monkeypatch, capsys):
+    assert care(path, monkeypatch, capsys, "set", 2, "nose", 70.5, 60)[0] == 0
+    for options, words in (
+        ((), "--run N"), (("--run", 2, "--crop", 2), "--run N"), (("--run", 2, "--name", "nose"), "--name goes with"),
+        (("--crop", 9), "no crop 9"), (("--crop", 3), "Crop 3 has no point"), (("--run", 1), "2 (propagate-keypoints)"),
+    ):  # fmt: skip
+        code, _, err = care(path, monkeypatch, capsys, "remove", *options)
+        assert code == 2 and words in err
+    code, out, _ = care(path, monkeypatch, capsys, "remove", "--crop", 2, "--name", "nose", "--json")
+    assert (code, json.loads(out)) == (0, {"crop": 2, "name": "nose", "points": 1})
+    code, out, _ = care(path, monkeypatch, capsys, "remove", "--run", 2)
+    assert (code, out) == (0, "Removed 6 points of run 2; the same command makes them anew.\n")
+    assert json.loads(care(path, monkeypatch, capsys, "--json")[1]) == []
+
+
+def test_a_template_that_a_person_takes_with_it_is_told(path, monkeypatch, capsys):
+    with Catalog(path) as catalog:
+        catalog.add_template("other", 4, [NamedPoint("nose", 75, 65)], "expert")
+    command = ["care", "--catalog", str(path), "crops", "set", "1", "--category", "person"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        cli.main()
+        sys.exit(0)
+    assert "Template cat was on it: it is deleted, with 6 points carried from it." in capsys.readouterr().err
+    with Catalog(path) as catalog:
+        assert [one.name for one in catalog.templates()] == ["other"] and catalog.keypoints([2, 3]) == {}
+        done = crops.set_crops(catalog, [4, 2], category="vehicle")
+        assert (done["templates"], done["points"]) == (["other"], 0)
+        assert crops.set_crops(catalog, [3], species="cat")["templates"] == []
 
 
 def test_a_sheet_says_how_many_it_shows(path, tmp_path, monkeypatch, capsys):

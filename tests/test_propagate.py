@@ -138,6 +138,21 @@ def test_mirrored_animals_by_the_mirrored_reference(survey, spec: ModelSpec) -> 
     assert errors(catalog, turned).popitem()[1] < 4
 
 
+def test_points_that_displace_others_say_so(survey, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog, _ = survey
+    said: list[str] = []
+    monkeypatch.setattr(catalog, "notice", said.append)
+    [first] = propagate.run(catalog, config(spec))["runs"]
+    assert not [text for text in said if "now count" in text]
+    other = config(spec, match=MatchConfig(refine="soft"))
+    [second] = propagate.run(catalog, other)["runs"]
+    propagate.run(catalog, other)  # nothing changes
+    [text] = [text for text in said if "now count" in text]
+    assert f"instead of those of run {first};" in text and f"`care keypoints remove --run {second}`" in text
+    propagate.run(catalog, config(spec))  # the first is the newest again
+    assert f"instead of those of run {second};" in said[-1]
+
+
 # -- which templates for which crops
 
 

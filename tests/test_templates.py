@@ -80,6 +80,20 @@ def test_an_experts_file_becomes_a_template(care: Care, catalog: Catalog, good: 
     assert "head" in care("templates").out and "name,species,crop" in care("templates", "--csv").out
 
 
+def test_an_experts_points_are_set_by_hand_on_their_own_crop(care: Care, catalog: Catalog, good: Path) -> None:
+    for name in ("head", "again"):  # twice says nothing new
+        assert care("templates", "add", name, "--crop", 2, "--points", good).code == 0
+        rows = care("keypoints", "--json").json
+        assert [(row["crop"], row["name"], row["x"], row["y"], row["source"], row["template"]) for row in rows] == [
+            (2, point["name"], point["x"], point["y"], "human", None) for point in GOOD
+        ]
+    assert set(catalog.annotated()) == {2}
+    assert care("templates", "add", "guessed", "--crop", 3, "--random", 4).code == 0
+    assert set(catalog.annotated()) == {2}
+    assert care("templates", "add", "head", "--crop", 3, "--points", good).code == 2  # the name is taken
+    assert set(catalog.annotated()) == {2}
+
+
 def test_species_of_the_option_wins_over_the_crops(care: Care, catalog: Catalog, good: Path) -> None:
     assert care("templates", "add", "a", "--crop", 1, "--points", good, "--species", "Tiger").code == 0
     assert catalog.template("a").species == "Tiger"

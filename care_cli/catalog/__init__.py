@@ -9,11 +9,21 @@ from care_cli.catalog.keypoints import KeypointsTable
 from care_cli.catalog.photos import PhotosTable
 from care_cli.catalog.runs import RunsTable
 from care_cli.catalog.store import Store
+from care_cli.catalog.templates import TemplatesTable
 
 __all__ = ["Catalog"]
 
 
 class Catalog(
-    PhotosTable, RunsTable, CropsTable, KeypointsTable, EmbeddingsTable, IdentityLog, Health, ExchangeQueries, Store
+    PhotosTable,
+    RunsTable,
+    CropsTable,
+    TemplatesTable,
+    KeypointsTable,
+    EmbeddingsTable,
+    IdentityLog,
+    Health,
+    ExchangeQueries,
+    Store,
 ):
     """An open catalog. One file per group of tables beside this one; `Store` opens, commits and closes."""

@@ -1,4 +1,4 @@
-"""Templates, and the named points of crops."""
+"""The named points of crops."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from itertools import groupby
 
 import numpy as np
 
 from care_cli.catalog.crops import SAID
-from care_cli.catalog.store import now
 from care_cli.decisions import checked_name
 from care_cli.errors import CareError
-from care_cli.records import CropFrame, Keypoints, NamedPoint, Template
+from care_cli.records import PROPAGATED, CropFrame, Keypoints, NamedPoint
 
-POINT_COLUMNS = "crop_id, name, x, y, confidence, margin, cycle, visible, template_id, source"
+POINT_COLUMNS = "run_id, crop_id, name, x, y, confidence, margin, cycle, visible, template_id, source"
 
 # The points that count, of :crops: the newest finished propagation's, and over them, name by name, those that were
 # imported, the newest file first, and those set by hand.
@@ -35,7 +33,7 @@ SELECT {POINT_COLUMNS} FROM ranked WHERE place = 1 ORDER BY crop_id, id"""
 
 
 class KeypointsTable:
-    """`templates` and `keypoints`. All points are in px of the image frame."""
+    """`keypoints`, in px of the image frame."""
 
     # -- frames
 
@@ -58,91 +56,6 @@ class KeypointsTable:
         if frame.size is None:
             raise CareError(f"Crop {crop_id} has no pixels to point at. Connect its card and run `care doctor`.")
         return frame
-
-    # -- templates
-
-    def add_template(
-        self,
-        name: str,
-        crop_id: int,
-        points: Sequence[NamedPoint],
-        source: str,
-        species: str | None = None,
-        about: dict | None = None,
-    ) -> int:
-        """Keep an annotated reference crop under a name of its own; returns its id.
-
-        `points` are in px of the image frame. `species` is the crop's own where nothing is said. Raises CareError
-        when the name is taken, the crop is no animal with pixels, or the points cannot be used.
-        """
-        name = checked_name(name)
-        with self.transaction():
-            frame = self.crop_to_annotate(crop_id)
-            if faults := point_faults(points, frame.image_size):
-                raise CareError(f"These points cannot be a template: {'; '.join(faults)}.")
-            if self.value("SELECT id FROM templates WHERE name = ?", (name,)):
-                raise CareError(
-                    f"There is a template {name!r} already. Name another, or remove it: `care templates remove`."
-                )
-            described = json.dumps([asdict(point) for point in points])
-            return self.value(
-                "INSERT INTO templates (name, crop_id, species, points, source, about, created_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
-                (name, crop_id, species or frame.species, described, source, json.dumps(about or {}), now()),
-            )
-
-    def template(self, name: str) -> Template:
-        """The template of this name; CareError that lists the known ones."""
-        every = self.templates()
-        for template in every:
-            if template.name == name:
-                return template
-        known = ", ".join(template.name for template in every)
-        raise CareError(
-            f"There is no template {name!r} in this catalog "
-            f"(there {'are: ' + known if known else 'is none yet; run `care templates add`'})."
-        )
-
-    def templates(self, species: str | None = None) -> list[Template]:
-        """All templates, or those of a species, in the order they were made."""
-        rows = self.rows("SELECT * FROM templates WHERE ?1 IS NULL OR species = ?1 ORDER BY id", (species,))
-        return [
-            Template(
-                id=row["id"],
-                name=row["name"],
-                crop_id=row["crop_id"],
-                species=row["species"],
-                points=tuple(NamedPoint(**point) for point in json.loads(row["points"])),
-                source=row["source"],
-                about=json.loads(row["about"]),
-                created_at=row["created_at"],
-            )
-            for row in rows
-        ]
-
-    def remove_template(self, name: str, with_points: bool = False) -> int:
-        """Forget a template; returns how many points went with it.
-
-        Raises CareError when points were carried from it and `with_points` is not said.
-        """
-        with self.transaction():
-            template = self.template(name)
-            resting = self.value("SELECT count(*) FROM keypoints WHERE template_id = ?", (template.id,))
-            if resting and not with_points:
-                raise CareError(
-                    f"{resting} points were carried from template {name!r}. Add --with-points to remove them with it; "
-                    "nothing was removed."
-                )
-            self.db.conn.execute("DELETE FROM keypoints WHERE template_id = ?", (template.id,))
-            self.db.conn.execute("DELETE FROM templates WHERE id = ?", (template.id,))
-        return resting
-
-    def points_carried(self) -> dict[int, int]:
-        """How many points were carried from each template, by its id; those without any are left out."""
-        rows = self.rows(
-            "SELECT template_id, count(*) AS points FROM keypoints WHERE template_id IS NOT NULL GROUP BY template_id"
-        )
-        return {row["template_id"]: row["points"] for row in rows}
 
     # -- points that runs find
 
@@ -176,7 +89,7 @@ class KeypointsTable:
                 if animal and same and templates.issuperset(one.templates):
                     rows += _point_rows(run_id, one)
             cursor = self.db.conn.executemany(
-                f"INSERT OR IGNORE INTO keypoints (run_id, {POINT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR IGNORE INTO keypoints ({POINT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
         return cursor.rowcount if rows else 0
@@ -196,12 +109,69 @@ class KeypointsTable:
             said = {"crop": crop_id, "name": point.name, "x": x, "y": y, "visible": visible}
             run_id = self.begin_run("annotate", {}, **said)
             self.db.conn.execute(
-                f"INSERT INTO keypoints (run_id, {POINT_COLUMNS}) VALUES (?, ?, ?, ?, ?, 1, NULL, NULL, ?, NULL, "
+                f"INSERT INTO keypoints ({POINT_COLUMNS}) VALUES (?, ?, ?, ?, ?, 1, NULL, NULL, ?, NULL, "
                 "'human') ON CONFLICT (run_id, crop_id, name) "
                 "DO UPDATE SET x = excluded.x, y = excluded.y, visible = excluded.visible",
                 (run_id, crop_id, point.name, x, y, visible),
             )
             self.finish_run(run_id)
+
+    def say_keypoints(self, crop_id: int, points: Sequence[NamedPoint]) -> int:
+        """Take points, px of the image frame, as set by hand; returns how many are new.
+
+        What was set by hand before stays, name by name.
+        """
+        said = [{"name": point.name, "x": point.x, "y": point.y} for point in points]
+        one = Keypoints(
+            crop_id=crop_id,
+            names=tuple(point.name for point in points),
+            kp_image=np.array([(point.x, point.y) for point in points], float),
+            confidence=np.ones(len(points), np.float32),
+            visible=np.ones(len(points), bool),
+            source="human",
+        )
+        with self.transaction():
+            run_id = self.begin_run("annotate", {}, crop=crop_id, points=said)
+            new = self.add_keypoints(run_id, [one])
+            self.finish_run(run_id)
+        return new
+
+    # -- removing
+
+    def remove_points_of_run(self, run_id: int) -> int:
+        """Delete the points of a run; returns how many.
+
+        The run is unfinished then: the same command makes them anew. CareError when it has none.
+        """
+        with self.transaction():
+            self.run_of_points(run_id)
+            gone = self.db.conn.execute("DELETE FROM keypoints WHERE run_id = ?", (run_id,)).rowcount
+            if not gone:
+                raise CareError(f"Run {run_id} has no points now; nothing was removed.")
+            self.db.conn.execute("UPDATE runs SET finished_at = NULL WHERE id = ?", (run_id,))
+            self.note_execution(run_id, removed=gone)
+        return gone
+
+    def remove_points_said(self, crop_id: int, name: str | None = None) -> int:
+        """Delete a crop's points, or that of a name, that were set by hand or imported; returns how many.
+
+        What a model found counts again then. CareError when there is none.
+        """
+        with self.transaction():
+            gone = self.rows(
+                "DELETE FROM keypoints WHERE crop_id = ?1 AND (?2 IS NULL OR name = ?2) "
+                f"AND run_id IN (SELECT id FROM runs WHERE command IN {SAID}) RETURNING run_id, name",
+                (crop_id, name),
+            )
+            if not gone:
+                what = "no point" if name is None else f"no point {name!r}"
+                raise CareError(
+                    f"Crop {crop_id} has {what} that was set by hand or imported; nothing was removed. "
+                    f"`care keypoints --crop {crop_id}` lists what it has."
+                )
+            for row in gone:
+                self.note_execution(row["run_id"], crop=crop_id, removed=row["name"])
+        return len(gone)
 
     # -- asking
 
@@ -219,6 +189,17 @@ class KeypointsTable:
             (_ids(crop_ids), run_id),
         )
         return _by_crop(rows)
+
+    def found_places(self, crop_ids: Iterable[int]) -> dict[int, dict[str, np.ndarray]]:
+        """Where models found the points of crops, by crop id and name: `(N,2) float64`, a place for each run."""
+        rows = self.rows(
+            "SELECT crop_id, name, x, y FROM json_each(?) CROSS JOIN keypoints ON crop_id = value WHERE source = ?",
+            (_ids(crop_ids), PROPAGATED),
+        )
+        places: dict[int, dict[str, list]] = {}
+        for row in rows:
+            places.setdefault(row["crop_id"], {}).setdefault(row["name"], []).append((row["x"], row["y"]))
+        return {crop: {name: np.array(of, float) for name, of in named.items()} for crop, named in places.items()}
 
     def annotated(self, species: str | None = None) -> dict[int, Keypoints]:
         """The points that were set by hand or imported, alone, by crop id: what is known to be true."""
@@ -240,6 +221,21 @@ class KeypointsTable:
             "LEFT JOIN models ON models.id = runs.model_id WHERE command = 'propagate-keypoints' "
             "AND finished_at IS NOT NULL ORDER BY finished_at DESC, runs.id DESC"
         )
+
+    def superseded(self, run_id: int) -> list[int]:
+        """The finished propagations whose points counted for crops for which this run's count now, newest first."""
+        rows = self.rows(
+            "WITH found AS (SELECT DISTINCT keypoints.crop_id, run_id, finished_at "
+            "FROM (SELECT DISTINCT crop_id FROM keypoints WHERE run_id = :run) AS mine "
+            "CROSS JOIN keypoints ON keypoints.crop_id = mine.crop_id JOIN runs ON runs.id = run_id "
+            "WHERE command = 'propagate-keypoints' AND finished_at IS NOT NULL), "
+            "ranked AS (SELECT run_id, row_number() OVER newest AS place, lead(run_id) OVER newest AS former "
+            "FROM found WINDOW newest AS (PARTITION BY crop_id ORDER BY finished_at DESC, run_id DESC)) "
+            "SELECT DISTINCT runs.id, finished_at FROM ranked JOIN runs ON runs.id = former "
+            "WHERE place = 1 AND run_id = :run ORDER BY finished_at DESC, runs.id DESC",
+            {"run": run_id},
+        )
+        return [row["id"] for row in rows]
 
     def run_of_points(self, run_id: int) -> dict:
         """The row of a run that found points or took them in; CareError that lists the known ones."""
@@ -344,4 +340,5 @@ def _record(crop_id: int, rows: list[dict]) -> Keypoints:
         templates=tuple(row["template_id"] for row in rows),
         source=rows[0]["source"] if len({row["source"] for row in rows}) == 1 else "mixed",
         sources=tuple(row["source"] for row in rows),
+        runs=tuple(row["run_id"] for row in rows),
     )

@@ -39,11 +39,16 @@ class RunsTable:
                 (command, model_id, canonical, digest, now()),
             )
             run_id = self.value("SELECT id FROM runs WHERE identity = ?", (digest,))
+            self.note_execution(run_id, **execution)
+        return run_id
+
+    def note_execution(self, run_id: int, **execution) -> None:
+        """Note what was done with a run, and when."""
+        with self.transaction():
             self.db.conn.execute(
                 "UPDATE runs SET executions = json_insert(executions, '$[#]', json(?)) WHERE id = ?",
                 (json.dumps({"at": now(), **execution}), run_id),
             )
-        return run_id
 
     def find_run(self, command: str, settings: dict, spec: ModelSpec | None = None) -> int | None:
         """The run of this identity, or None."""

@@ -73,5 +73,9 @@ def set_(
         emit(done)
     elif not ctx.obj.quiet:
         message(f"{done['changed']} crops set, {done['unchanged']} were so already.")
+    if gone := done["templates"]:
+        said, them = ("Template {} was on it: it is", "it") if len(gone) == 1 else ("Templates {} are", "them")
+        points = f"{done['points']} {'point' if done['points'] == 1 else 'points'}"
+        message(f"{said.format(', '.join(gone))} deleted, with {points} carried from {them}.")
     for crop in done["without_pixels"]:
         message(f"Crop {crop} has no pixels: its photo is not within reach. Connect its card and set it again.")

@@ -1,4 +1,4 @@
-"""`care keypoints`: listing, setting, drawing, export and import of named points."""
+"""`care keypoints`: listing, setting, removing, drawing, export and import of named points."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def keypoints(
     uncertain: Uncertain = False,
     csv: Csv = False,
 ) -> None:
-    """List named points of animals, px of the upright photo; set, draw, export or import them."""
+    """List named points of animals, px of the upright photo; set, remove, draw, export or import them."""
     if ctx.invoked_subcommand:
         return
     from care_cli.stages import keypoints as stage
@@ -69,6 +69,25 @@ def set_(
         before = done["before"]
         was = f", was at ({before['x']:.1f}, {before['y']:.1f})" if before else ""
         notice(ctx)(f"Crop {crop}: {name} is at ({x:g}, {y:g}){was}.")
+
+
+@app.command("remove")
+def remove(
+    ctx: typer.Context,
+    run: Annotated[int | None, typer.Option(metavar="N", help="All points of this propagation or import.")] = None,
+    crop: Annotated[int | None, typer.Option(metavar="C", help="What was set by hand or imported on it.")] = None,
+    name: Annotated[str | None, typer.Option(help="With --crop: the point of this name only.")] = None,
+) -> None:
+    """Delete points: those of a run, or what was said of a crop."""
+    from care_cli.stages import keypoints as stage
+
+    with open_catalog(ctx) as catalog:
+        done = stage.remove(catalog, run, crop, name)
+    if ctx.obj.json:
+        emit(done)
+    else:
+        what = f"run {run}; the same command makes them anew" if crop is None else f"crop {crop}"
+        print(f"Removed {done['points']} {'point' if done['points'] == 1 else 'points'} of {what}.")
 
 
 @app.command("sheet")
@@ -125,7 +144,10 @@ def import_(
     images: Annotated[Path | None, typer.Option(help="Folder that the photos' paths in the file begin at.")] = None,
     species: Annotated[str | None, typer.Option(help="Species of all animals, not their category's name.")] = None,
 ) -> None:
-    """Take in points that people set: they count as true, and win over what models find."""
+    """Take in points that people set: they count as true, and win over what models find.
+
+    Of a file that CARE wrote, points that a model found are left out, unless somebody moved them.
+    """
     from care_cli.stages import import_keypoints as stage
 
     if images is not None:
@@ -134,5 +156,7 @@ def import_(
     with open_catalog(ctx, create=images is not None) as catalog:
         done = stage.run(catalog, file, images, species)
     report(ctx, done)
+    if done["left_out"] and not ctx.obj.json:
+        notice(ctx)(f"{done['left_out']} points that a model found were left out.")
     if done["failed"]:
         raise typer.Exit(1)

@@ -4,8 +4,9 @@ A point is `x, y, v`: px of the photo, and whether it is there: 2 seen, 1 labell
 are taken as they are: COCO does not say whether a pixel's centre is its number or half a pixel further, and points set
 by hand do not tell the two apart. In ours pixel 0 spans 0..1, and v is 1 for a point that is hidden or uncertain.
 
-Beside COCO's own fields ours have: `sha256` of an image's bytes, `score` (mean confidence) and `individual` of an
-annotation, and `swap_pairs` of a category: names of points that are each other's mirror.
+Beside COCO's own fields ours have: `sha256` of an image's bytes; of an annotation `score` (mean confidence),
+`individual`, and `sources` and `confidences` of its points in the order of the category's keypoints, null for absent
+ones; and `swap_pairs` of a category: names of points that are each other's mirror.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from care_cli.errors import CareError
 from care_cli.geometry import Box
 from care_cli.outputs import write_whole
-from care_cli.records import CropFrame, Keypoints, Template
+from care_cli.records import PROPAGATED, CropFrame, Keypoints, Template
 
 UNKNOWN = "animal"  # the category of an animal whose species nobody said
 SEEN, HIDDEN, ABSENT = 2, 1, 0  # v of a point
@@ -38,6 +39,7 @@ class Annotation:
     names: tuple[str, ...] = ()  # of the points that are there, K
     kp_image: tuple[tuple[float, float], ...] = ()  # K times x, y px, image frame
     visible: tuple[bool, ...] = ()  # K
+    sources: tuple[str | None, ...] = ()  # K: propagated, human or import, where the file says so
 
     @property
     def person(self) -> bool:
@@ -128,9 +130,14 @@ def _image(frame: CropFrame, fact: dict) -> dict:
 
 def _annotation(one: Keypoints, frame: CropFrame, names: list[str]) -> dict:
     flat: list[float] = [0.0, 0.0, ABSENT] * len(names)
-    for name, (x, y), visible in zip(one.names, one.kp_image.tolist(), one.visible.tolist(), strict=True):
-        start = 3 * names.index(name)
-        flat[start : start + 3] = [x, y, SEEN if visible else HIDDEN]
+    sources: list[str | None] = [None] * len(names)
+    confidences: list[float | None] = [None] * len(names)
+    said = one.sources or (one.source,) * len(one.names)
+    numbers = zip(one.kp_image.tolist(), one.confidence.tolist(), one.visible.tolist(), strict=True)
+    for name, source, ((x, y), confidence, visible) in zip(one.names, said, numbers, strict=True):
+        place = names.index(name)
+        flat[3 * place : 3 * place + 3] = [x, y, SEEN if visible else HIDDEN]
+        sources[place], confidences[place] = source, round(confidence, 6)
     return {
         "id": one.crop_id,
         "bbox": list(frame.box),
@@ -139,6 +146,8 @@ def _annotation(one: Keypoints, frame: CropFrame, names: list[str]) -> dict:
         "keypoints": flat,
         "num_keypoints": len(one.names),
         "score": round(float(one.confidence.mean()), 6),
+        "sources": sources,
+        "confidences": confidences,
     }
 
 
@@ -258,18 +267,30 @@ def _annotation_of(
     if not names:
         raise _Unusable(f"its category {species!r} has no keypoints")
     flat = _numbers(entry.get("keypoints"), 3 * len(names), "keypoints", f"x, y, v of each of the {len(names)} names")
-    points = [(name, tuple(flat[3 * i : 3 * i + 2]), flat[3 * i + 2]) for i, name in enumerate(names)]
-    if odd := [v for _, _, v in points if v not in (ABSENT, HIDDEN, SEEN)]:
+    sources = _sources_of(entry, len(names))
+    points = [(name, tuple(flat[3 * i : 3 * i + 2]), flat[3 * i + 2], sources[i]) for i, name in enumerate(names)]
+    if odd := [v for _, _, v, _ in points if v not in (ABSENT, HIDDEN, SEEN)]:
         raise _Unusable(f"v of a point is 0, 1 or 2, but here {odd[0]:g}")
     there = [point for point in points if point[2] != ABSENT]
     return entry["image_id"], Annotation(
         place=place,
         box=tuple(box),
         species=species,
-        names=tuple(name for name, _, _ in there),
-        kp_image=tuple(point for _, point, _ in there),
-        visible=tuple(v == SEEN for _, _, v in there),
+        names=tuple(name for name, _, _, _ in there),
+        kp_image=tuple(point for _, point, _, _ in there),
+        visible=tuple(v == SEEN for _, _, v, _ in there),
+        sources=tuple(source for _, _, _, source in there),
     )
+
+
+def _sources_of(entry: dict, count: int) -> list[str | None]:
+    """Where each point comes from; None where the file does not say, or means something else by `sources`."""
+    sources = entry.get("sources")
+    if not isinstance(sources, list) or PROPAGATED not in sources:
+        return [None] * count
+    if len(sources) != count:
+        raise _Unusable(f"its sources should be {count}, one for each name, but there are {len(sources)}")
+    return [source if isinstance(source, str) else None for source in sources]
 
 
 def _numbers(value: object, count: int, what: str, form: str) -> list[float]:

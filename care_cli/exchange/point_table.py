@@ -1,4 +1,4 @@
-"""Points as a CSV table: crop,name,x,y and, if wanted, visible."""
+"""Points as a CSV table: crop,name,x,y and, if wanted, visible and source; others are passed over."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class PointRow:
     x: float
     y: float
     visible: bool
+    source: str | None  # propagated, human or import, where the table says so
 
 
 def read(path: Path) -> tuple[list[PointRow], list[str]]:
@@ -63,4 +64,4 @@ def _row(number: int, cells: dict[str, str]) -> PointRow:
     said = cells.get("visible", "").casefold()
     if said not in YES + NO:
         raise ValueError(f"visible should be 1 or 0, but is {cells['visible']!r}")
-    return PointRow(number, int(cells["crop"]), cells["name"], x, y, said in YES)
+    return PointRow(number, int(cells["crop"]), cells["name"], x, y, said in YES, cells.get("source") or None)

@@ -38,7 +38,8 @@ def set_crops(
 
     What was said before is not said again. A crop set to person loses its pixels, points and embeddings and
     is black in every other crop of its photo; one set to animal gets its pixels from the photo, where that is
-    within reach. Raises CareError for a crop that does not exist or a value that is none; then nothing is set.
+    within reach. `templates` are those that were on crops which are no animals now: they are deleted, with `points`
+    carried from them. Raises CareError for a crop that does not exist or a value that is none; then nothing is set.
     """
     said = _checked(species=species, category=category, flank=flank)
     crop_ids = list(dict.fromkeys(crop_ids))
@@ -48,18 +49,23 @@ def set_crops(
     standing = {(entry.crop_id, entry.action) for entry in in_force(catalog.log())}
     decided = []
     with people_made_safe(catalog, crop_ids if category else ()) as without_pixels:
+        templates, carried = catalog.templates(), catalog.points_carried()
         for crop_id in crop_ids:
             now = catalog.crop(crop_id)
             for attribute, value in said.items():
                 if now[attribute] != value or (crop_id, attribute) not in standing:
                     decided.append(catalog.decide(Decision(attribute, crop_id=crop_id, value=value)))
+        left = {template.id for template in catalog.templates()}
     changed = len({entry.crop_id for entry in decided})
+    gone = [template for template in templates if template.id not in left]
     return {
         "crops": crop_ids,
         "changed": changed,
         "unchanged": len(crop_ids) - changed,
         "decisions": [entry.id for entry in decided],
         "without_pixels": without_pixels,
+        "templates": [template.name for template in gone],
+        "points": sum(carried.get(template.id, 0) for template in gone),
     }
 
 

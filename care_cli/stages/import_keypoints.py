@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import compress, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from care_cli.exchange import coco_keypoints, point_table
 from care_cli.exchange.coco_keypoints import UNKNOWN, Annotated, Annotation
 from care_cli.exchange.dataset_table import Entry, find_file
 from care_cli.images import Reading, decode, read_file
-from care_cli.records import Crop, Detection, Keypoints, NamedPoint
+from care_cli.records import PROPAGATED, Crop, Detection, Keypoints, NamedPoint
 from care_cli.scan import Found, display_path
 from care_cli.stages import gallery
 from care_cli.stages.cropping import SETTINGS
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 BATCH = 64  # photos a transaction
 COMMAND = "import-keypoints"
+MOVED = 0.01  # px; a point that lies further from where a model found it was put right by somebody
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Progress:
     crops: int = 0  # new ones
     people: int = 0  # new boxes
     points: int = 0  # new ones
+    left_out: int = 0  # points that a model found
     failures: list[str] = field(default_factory=list)  # with reasons
 
 
@@ -81,7 +83,9 @@ def run(catalog: Catalog, file: Path, images: Path | None = None, species: str |
     with an IoU of at least 0.6 (it gets the species where it has none), else one that is cut now. `images` is the
     folder that the file's paths begin at; a photo that the catalog knows by its `sha256` needs no file, unless a crop
     is to be cut. A table of points speaks of crops by their numbers. What cannot be used is listed and left out, and
-    what is there already is not added again. Raises CareError when the file or the folder cannot be used at all.
+    what is there already is not added again. A point of which the file says that a model found it is left out and
+    counted, unless it lies elsewhere than the models of this catalog found it: then it was put right. Raises CareError
+    when the file or the folder cannot be used at all.
     """
     check(file, images)
     if _is_table(file):
@@ -120,6 +124,7 @@ def _summary(progress: Progress, without_points: int) -> dict:
         "annotations": progress.annotations,
         "new_crops": progress.crops,
         "new_points": progress.points,
+        "left_out": progress.left_out,
         "people": progress.people,
         "without_points": without_points,
         "failed": len(progress.failures),
@@ -246,8 +251,11 @@ def _on_crops(
     places = matched([_clipped(one, size) for one in usable], [_box(row) for row in rows])
     for one, place in zip(usable, places, strict=True):
         species = progress.species or (None if one.species == UNKNOWN else one.species)
-        if place is not None:
-            crop_id = rows[place]["id"]
+        crop_id = None if place is None else rows[place]["id"]
+        meant = _meant(catalog, progress, crop_id, one.names, one.kp_image, one.sources)
+        if not any(meant):
+            continue
+        if crop_id is not None:
             if species and rows[place]["species"] is None:
                 catalog.decide(Decision("species", source="import", crop_id=crop_id, value=species))
         elif job.reading is None or job.reading.picture is None:
@@ -259,7 +267,28 @@ def _on_crops(
             [crop_id] = catalog.add_crops(progress.run_id, image_id, [crop], again=True)
             progress.crops += 1
         progress.annotations += 1
-        yield _keypoints(crop_id, one.names, one.kp_image, one.visible)
+        yield _keypoints(crop_id, *(list(compress(of, meant)) for of in (one.names, one.kp_image, one.visible)))
+
+
+def _meant(
+    catalog: Catalog,
+    progress: Progress,
+    crop_id: int | None,
+    names: Sequence[str],
+    points: Sequence[tuple[float, float]],
+    sources: Sequence[str | None],
+) -> list[bool]:
+    """Which points a person stands for: those that no model found, and those that were moved since one did.
+
+    The others are counted as left out. `crop_id` is None where the catalog does not know the animal.
+    """
+    found = catalog.found_places([crop_id]).get(crop_id, {}) if crop_id and PROPAGATED in sources else {}
+    meant = [
+        source != PROPAGATED or (name in found and np.hypot(*(found[name] - point).T).min() > MOVED)
+        for name, point, source in zip(names, points, sources, strict=True)
+    ]
+    progress.left_out += meant.count(False)
+    return meant
 
 
 def _keypoints(crop_id: int, names: Sequence[str], points: Sequence, visible: Sequence[bool]) -> Keypoints:
@@ -306,9 +335,12 @@ def _from_table(catalog: Catalog, file: Path) -> dict:
     found = []
     with catalog.transaction():
         for crop_id, group in groupby(sorted(rows, key=lambda row: row.crop), lambda row: row.crop):
-            if usable := [row for row in group if _usable(catalog, progress, row)]:
-                points = [(row.x, row.y) for row in usable]
-                found.append(_keypoints(crop_id, [row.name for row in usable], points, [row.visible for row in usable]))
+            usable = [row for row in group if _usable(catalog, progress, row)]
+            names, points = [row.name for row in usable], [(row.x, row.y) for row in usable]
+            meant = _meant(catalog, progress, crop_id, names, points, [row.source for row in usable])
+            if any(meant):
+                columns = names, points, [row.visible for row in usable]
+                found.append(_keypoints(crop_id, *(list(compress(of, meant)) for of in columns)))
         progress.points = catalog.add_keypoints(run_id, found)
         progress.annotations = len(found)
         progress.images = {catalog.crop(one.crop_id)["image_id"] for one in found}

@@ -80,6 +80,7 @@ def _kept(one: Keypoints, wanted: PointSelection, template: int | None) -> Keypo
         cycle=None if one.cycle is None else one.cycle[keep],
         templates=tuple(one.templates[place] for place in places),
         sources=tuple(one.sources[place] for place in places),
+        runs=tuple(one.runs[place] for place in places),
     )
 
 
@@ -88,14 +89,16 @@ def rows(catalog: Catalog, wanted: PointSelection) -> list[dict]:
 
     crop and name; x and y in px of the upright photo; confidence, the peak cosine, or 1 of points that a person set;
     margin, by how much the best peak elsewhere is lower; cycle, how far off the way there and back ends, as a share of
-    the reference box's longer side; visible, 0 where the point is hidden or not sure; source, SOURCES; and the crop's
-    species, individual and path. None where nothing is known.
+    the reference box's longer side; visible, 0 where the point is hidden or not sure; source, SOURCES; template, the
+    name of the one it was carried from; run, which found it or took it in; and the crop's species, individual and
+    path. None where nothing is known.
     """
     found, crops = select(catalog, wanted)
-    return [row for crop_id, one in found.items() for row in _rows(one, crops[crop_id])]
+    names = {template.id: template.name for template in catalog.templates()}
+    return [row for crop_id, one in found.items() for row in _rows(one, crops[crop_id], names)]
 
 
-def _rows(one: Keypoints, crop: dict) -> list[dict]:
+def _rows(one: Keypoints, crop: dict, template_names: dict[int, str]) -> list[dict]:
     nothing = np.full(len(one.names), np.nan, np.float32)
     numbers = zip(
         one.kp_image.tolist(),
@@ -116,12 +119,14 @@ def _rows(one: Keypoints, crop: dict) -> list[dict]:
             "cycle": None if np.isnan(cycle) else round(cycle, 4),
             "visible": int(visible),
             "source": source,
+            "template": template_names.get(template),
+            "run": run,
             "species": crop["species"],
             "individual": crop["individual"],
             "path": crop["path"],
         }
-        for name, source, ((x, y), confidence, margin, cycle, visible) in zip(
-            one.names, one.sources, numbers, strict=True
+        for name, source, template, run, ((x, y), confidence, margin, cycle, visible) in zip(
+            one.names, one.sources, one.templates, one.runs, numbers, strict=True
         )
     ]
 
@@ -148,6 +153,22 @@ def set_point(
         before = {"x": standing.kp_image[place, 0], "y": standing.kp_image[place, 1],
                   "visible": bool(standing.visible[place]), "source": standing.sources[place]}  # fmt: skip
     return {"crop": crop_id, "name": name, "x": x, "y": y, "visible": visible, "before": before}
+
+
+def remove(catalog: Catalog, run: int | None = None, crop: int | None = None, name: str | None = None) -> dict:
+    """Delete the points of a `run`, or those that were set by hand or imported on a `crop` (of this `name`).
+
+    Raises CareError when not just one of both is said, or nothing fits.
+    """
+    if (run is None) == (crop is None):
+        raise CareError("Say which points: --run N, all that a run found or took in, or --crop C, what was said of it.")
+    if run is not None and name is not None:
+        raise CareError("--name goes with --crop; the points of a run are removed as a whole.")
+    if run is not None:
+        return {"run": run, "points": catalog.remove_points_of_run(run)}
+    if catalog.crop(crop) is None:
+        raise CareError(f"There is no crop {crop}; `care crops` shows their ids.")
+    return {"crop": crop, "name": name, "points": catalog.remove_points_said(crop, name)}
 
 
 def export(catalog: Catalog, path: Path, wanted: PointSelection, overwrite: bool = False) -> dict:

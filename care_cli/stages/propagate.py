@@ -256,6 +256,7 @@ def run(catalog: Catalog, cfg: PropagateConfig) -> dict:
         propagator, settings = made_of(catalog, task.templates, extractor, used.sha256, cfg.match, prompt)
         names = [template.name for template in task.templates]
         run_id = catalog.begin_run(COMMAND, settings, used, templates=names, **noted)
+        before = catalog.superseded(run_id)
         todo = catalog.without_keypoints(run_id, task.crop_ids)
         without_pixels = catalog.without_pixels(task.crop_ids)
         with tqdm(total=len(todo), unit="crop", desc=", ".join(names), disable=None) as bar:
@@ -263,6 +264,12 @@ def run(catalog: Catalog, cfg: PropagateConfig) -> dict:
                 _write(catalog, run_id, group, summary)
                 bar.update(len(group))
         catalog.finish_run(run_id)
+        if displaced := sorted(set(catalog.superseded(run_id)) - set(before)):
+            whose = f"run{'s' * (len(displaced) > 1)} {', '.join(map(str, displaced))}"
+            catalog.notice(
+                f"These points now count for their crops instead of those of {whose}; "
+                f"`care keypoints remove --run {run_id}` brings those back."
+            )
         summary["runs"].append(run_id)
         summary["known"] += len(task.crop_ids) - len(todo) - len(without_pixels)
         summary["without_pixels"] += without_pixels

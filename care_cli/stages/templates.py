@@ -259,12 +259,18 @@ def write(catalog: Catalog, proposal: Proposal, picture: Path | None, save: Path
 
 
 def add(catalog: Catalog, name: str, proposal: Proposal, species: str | None = None) -> dict:
-    """Keep a proposal as a template; returns what `show` does. `species` is the proposal's own unless said."""
+    """Keep a proposal as a template; returns what `show` does. `species` is the proposal's own unless said.
+
+    An expert's points are those of the crop as well, as set by hand.
+    """
     species = checked_name(species) if species is not None else proposal.species
     shown = catalog.crop_to_annotate(proposal.crop_id).species
     if shown and species != shown:
         catalog.notice(f"Crop {proposal.crop_id} shows the species {shown}; the template is kept as one of {species}.")
-    catalog.add_template(name, proposal.crop_id, proposal.points, proposal.source, species, proposal.about)
+    with catalog.transaction():
+        catalog.add_template(name, proposal.crop_id, proposal.points, proposal.source, species, proposal.about)
+        if proposal.source == "expert":
+            catalog.say_keypoints(proposal.crop_id, proposal.points)
     return show(catalog, name)
 
 
