@@ -30,7 +30,7 @@ from care_cli.keypoints.matching import MatchConfig
 from care_cli.records import Keypoints, ModelSpec, Photo
 from care_cli.stages import carrying, import_keypoints
 from care_cli.stages.evaluate_keypoints import EvaluateConfig, run
-from care_cli.stages.sweep import Setting, parse, setting_of, sweep_of, varied
+from care_cli.stages.sweep import SWEEPS, Setting, parse, setting_of, sweep_of, varied
 
 SIZE = 128  # px, of the network's input; its maps have 8 x 8 cells
 POINTS = {"nose": (0.2, 0.4), "left_eye": (0.3, 0.25), "right_eye": (0.35, 0.6), "tail": (0.85, 0.45)}
@@ -466,6 +466,12 @@ def test_wrong_use_is_said_in_words(
                 "--engine", "torch", *options)  # fmt: skip
     assert done.code == 2 and words in done.err and "Traceback" not in done.err
     assert not list(survey.parent.glob("*.part"))
+
+
+def test_the_help_names_all_that_a_sweep_varies(survey: Path, monkeypatch, capfd) -> None:
+    shown = runner(monkeypatch, capfd, survey)("evaluate", "keypoints", "--help").out
+    listed = shown.partition("Vary one or two of:")[2].partition(".")[0]
+    assert {word.strip() for word in listed.split(",")} == set(SWEEPS)
 
 
 # Real photos ----------------------------------------------------------------------------------------

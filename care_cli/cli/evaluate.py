@@ -16,6 +16,26 @@ app = typer.Typer(no_args_is_help=True, help="Measure on animals whose truth is 
 Number = int | None
 WORST = 5  # points that are shown of a species
 
+References = Annotated[
+    Number,
+    typer.Option(metavar="N", help="Crops drawn as references of each target, from 1.  [default: each pair]"),
+]
+Pairs = Annotated[Number, typer.Option(metavar="N", help="Pairs drawn of each species, from 1.  [default: all]")]
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE,...",
+        help="Vary one or two of: timestep, ensemble, block, size, references, refine, align, pose, cycle, mirrored.",
+    ),
+]
+Split = Annotated[
+    Number,
+    typer.Option(metavar="SEED", help="A random half of the animals chooses the setting, the other reports."),
+]
+ChooseOn = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The individuals named here, a line each, choose the setting.")
+]
+
 
 @app.command()
 def keypoints(
@@ -33,30 +53,13 @@ def keypoints(
     cycle: options.Cycle = None,
     no_cycle: options.NoCycle = False,
     least: options.Least = None,
-    references: Annotated[
-        Number,
-        typer.Option(metavar="N", help="Crops drawn as references of each target, from 1.  [default: each pair]"),
-    ] = None,
+    references: References = None,
     mirrored: Annotated[bool, typer.Option("--mirrored", help="Carry to the targets' mirror images.")] = False,
-    pairs: Annotated[
-        Number, typer.Option(metavar="N", help="Pairs drawn of each species, from 1.  [default: all]")
-    ] = None,
+    pairs: Pairs = None,
     seed: Annotated[int, typer.Option(help="Of all that is drawn: pairs, intervals, random weights.", min=0)] = 0,
-    sweep: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE,...",
-            help="Vary one or two of: timestep, ensemble, block, size, references, refine, align, pose, cycle, "
-            "mirrored.",
-        ),
-    ] = None,
-    split: Annotated[
-        Number,
-        typer.Option(metavar="SEED", help="A random half of the animals chooses the setting, the other reports."),
-    ] = None,
-    choose_on: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The individuals named here, a line each, choose the setting.")
-    ] = None,
+    sweep: Sweep = None,
+    split: Split = None,
+    choose_on: ChooseOn = None,
     against_untrained: Annotated[
         bool, typer.Option("--against-untrained", help="Measure the same network with random weights too.")
     ] = False,
