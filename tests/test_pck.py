@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from care_cli.errors import CareError
 from care_cli.evaluation import pck
 from care_cli.evaluation.pck import Carried
+from care_cli.stages.keypoint_figures import worst
 
 NAN = math.nan
 COLUMNS = ("pair", "target", "source", "target_cluster", "source_cluster", "species", "name", "error", "mirror_error",
@@ -61,6 +62,22 @@ def test_the_table_of_points_is_that_of_their_rows() -> None:
     assert names["right_eye"]["confused"]["value"] == 1 and names["left_eye"]["confused"]["value"] == 0
     assert names["nose"]["confused"] == {"value": None, "low": None, "high": None}  # it has no mirror point
     assert names["nose"]["kept"]["value"] == 0.5
+
+
+def test_a_point_of_few_crops_has_no_interval_and_is_not_called_worst() -> None:
+    """Six targets for one point, four of them for the other, which is never found."""
+    rows = [(crop, crop, crop + 1, f"a{crop}", f"a{crop + 1}", "cat", "nose", 0.05 * (crop % 2) + 0.08, NAN, True)
+            for crop in range(6)]  # fmt: skip
+    rows += [(*row[:6], "tail", 0.5, NAN, True) for row in rows[:4]]
+    names = pck.by_point(carried(rows))
+    assert {name: one["images"] for name, one in names.items()} == {"nose": 6, "tail": 4}
+    assert names["tail"]["pck"]["0.1"] == {"value": 0, "low": None, "high": None}
+    assert names["nose"]["pck"]["0.1"]["low"] is not None
+    shown = [
+        {"species": "cat", "point": name, "images": one["images"], "PCK@0.1": one["pck"]["0.1"]["value"]}
+        for name, one in names.items()
+    ]
+    assert worst(shown, 5) == ["Worst points of cat: nose 0.500"]
 
 
 def some(seed: int, clusters: int = 7, pairs: int = 30) -> Carried:

@@ -47,20 +47,32 @@ def test_points_are_where_the_up_sampled_maps_are_most_alike() -> None:
         assert place.tolist() == [column + 0.5, row + 0.5]
 
 
-def test_over_many_draws_its_features_are_those_of_care(mini_diffusion: Path) -> None:
-    """Two implementations of one mean: what is left between them is the noise of the draws."""
+def test_of_the_same_noise_its_features_are_those_of_care(mini_diffusion: Path, monkeypatch) -> None:
+    """Two implementations of one formula; another timestep or scale of the latents is not missed."""
     import torch
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-    torch.manual_seed(0)
-    plain = PlainDift(mini_diffusion, 128, "a photo of an animal", block=1, timestep=100, ensemble=48)
-    theirs = plain.features(picture())
-    cfg = FeatureConfig(size=128, block=1, timestep=100, ensemble=48)
+    cfg = FeatureConfig(size=128, block=1, timestep=100, ensemble=3)
     extractor = load_extractor(registry.find_extractor(f"sd:{mini_diffusion}"), cfg, precision="float32")
     ours = extractor(prepare(picture(), 128)[None], [7], "a photo of an animal")
-    assert theirs.shape == ours.shape
-    apart = ours - ours.mean((2, 3), keepdim=True), theirs - theirs.mean((2, 3), keepdim=True)
-    cosine = torch.nn.functional.cosine_similarity(apart[0].flatten(), apart[1].flatten(), dim=0)
-    assert float(cosine) > 0.9
+
+    def noise(latents: torch.Tensor) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(7)  # one draw after the other, as CARE takes them
+        return torch.stack([torch.randn(one.shape, generator=generator) for one in latents])
+
+    monkeypatch.setattr(torch, "randn_like", noise)
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", DiagonalGaussianDistribution.mode)
+
+    def apart(timestep: int = 100, scale: float = 1.0) -> float:
+        plain = PlainDift(mini_diffusion, 128, "a photo of an animal", block=1, timestep=timestep, ensemble=3)
+        plain.vae.register_to_config(scaling_factor=scale * plain.vae.config.scaling_factor)
+        theirs = plain.features(picture())
+        assert theirs.shape == ours.shape
+        return float((ours - theirs).abs().max() / theirs.std())
+
+    assert apart() < 1e-4
+    assert min(apart(timestep=101), apart(timestep=90), apart(scale=1.02)) > 1e-3
+    assert min(apart(timestep=261), apart(scale=2.0)) > 0.02
 
 
 def test_the_random_pipeline_has_the_size_of_stable_diffusion_2_1() -> None:

@@ -21,7 +21,8 @@ from care_cli.features import FeatureConfig
 from care_cli.keypoints.matching import MatchConfig
 from care_cli.records import ModelSpec, NamedPoint, Selection
 from care_cli.stages import crops, gallery, propagate
-from care_cli.stages.propagate import PropagateConfig, worded
+from care_cli.stages.extractors import find, prompt_for, worded
+from care_cli.stages.propagate import PropagateConfig
 
 SIZE, BLOCK = 96, 1  # px; cells of 4 px
 CROPS = 5
@@ -81,7 +82,6 @@ def test_a_run_is_a_setting(survey, spec: ModelSpec) -> None:
         config(spec, match=MatchConfig(refine="soft")),
         config(spec, match=MatchConfig(refine="argmax", cycle=0.2)),
         config(spec, features=FeatureConfig(64, BLOCK)),
-        config(spec, prompt="a {species} at night"),
         config(spec, batch=3),  # results do not depend on it
     ]
     runs = [propagate.run(catalog, cfg)["runs"][0] for cfg in settings]
@@ -138,6 +138,21 @@ def test_mirrored_animals_by_the_mirrored_reference(survey, spec: ModelSpec) -> 
     assert errors(catalog, turned).popitem()[1] < 4
 
 
+def test_points_that_displace_others_say_so(survey, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog, _ = survey
+    said: list[str] = []
+    monkeypatch.setattr(catalog, "notice", said.append)
+    [first] = propagate.run(catalog, config(spec))["runs"]
+    assert not [text for text in said if "now count" in text]
+    other = config(spec, match=MatchConfig(refine="soft"))
+    [second] = propagate.run(catalog, other)["runs"]
+    propagate.run(catalog, other)  # nothing changes
+    [text] = [text for text in said if "now count" in text]
+    assert f"instead of those of run {first};" in text and f"`care keypoints remove --run {second}`" in text
+    propagate.run(catalog, config(spec))  # the first is the newest again
+    assert f"instead of those of run {second};" in said[-1]
+
+
 # -- which templates for which crops
 
 
@@ -166,12 +181,51 @@ def test_a_template_of_no_species_serves_those_that_have_none(tmp_path: Path, sp
         annotate(catalog, truth, "any", 1)
         done = propagate.run(catalog, config(spec))
         assert done["new"] == 4 and len(done["runs"]) == 1 and done["without_template"] == {}
-        assert json.loads(catalog.propagate_runs()[0]["settings"])["prompt"] == "a photo of an animal"
+        assert json.loads(catalog.propagate_runs()[0]["settings"])["prompt"] == ""
 
 
 def test_prompts() -> None:
     assert worded("a photo of a {species}", "Lynx lynx") == "a photo of a Lynx lynx"
-    assert worded("{species}, infrared {", None) == "animal, infrared {"
+    assert worded("{species}, infrared", None) == "animal, infrared"
+
+
+def test_words_are_for_extractors_that_have_them(mini_diffusion: Path, survey, spec: ModelSpec) -> None:
+    catalog, _ = survey
+    diffusion = registry.find_extractor(f"sd:{mini_diffusion}")
+    assert prompt_for(diffusion, None) == "a photo of a {species}" and prompt_for(diffusion, "") == ""
+    assert prompt_for(diffusion, "a {species} at night") == "a {species} at night"
+    for wrong in ("a {breed}", "a {species} {", "{}", "{Species}", "{{species}}"):
+        with pytest.raises(CareError, match=r"one placeholder, \{species\}"):
+            prompt_for(diffusion, wrong)
+    assert prompt_for(spec, None) == ""
+    with pytest.raises(CareError, match="--prompt is for diffusion models"):
+        propagate.run(catalog, config(spec, prompt="a photo of a {species}"))
+    assert catalog.propagate_runs() == []
+
+
+def test_without_the_default_weights_others_are_named(mini_diffusion: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CARE_MODELS", str(tmp_path / "models"))
+    files = json.dumps(registry.find_extractor(f"sd:{mini_diffusion}").files)
+    (tmp_path / "mine.toml").write_text(
+        f'[models.demo-mini]\ntask = "diffusion"\nfamily = "diffusers"\nfiles = {files}\n'
+        f"file = {json.dumps(str(mini_diffusion))}\n"
+    )
+    registry.add(tmp_path / "mine.toml")
+    usual = registry.default("propagate:cpu")
+    with pytest.raises(CareError) as refusal:
+        find(None, None, "cpu")
+    words = str(refusal.value)
+    assert f"care models pull {usual.name}" in words and "--extractor timm:NAME --weights FILE" in words
+    assert "--extractor demo-mini (rendered animals only)" in words and "vit-base" not in words
+    assert "demo-embedder" not in words  # here, but of a kind that gives no features
+    other = registry.find("vit-base")
+    registry.location(other).parent.mkdir(parents=True)
+    registry.location(other).write_bytes(b"weights")
+    with pytest.raises(CareError, match=r"here: --extractor vit-base, .*--extractor demo-mini"):
+        find(None, None, "cpu")
+    registry.location(usual).parent.mkdir(parents=True, exist_ok=True)
+    registry.location(usual).write_bytes(b"weights")
+    assert find(None, None, "cpu") == usual
 
 
 def test_nothing_to_carry_is_said(tmp_path: Path, spec: ModelSpec) -> None:
@@ -197,6 +251,7 @@ def test_bad_crops_are_listed_and_the_rest_goes_on(survey, spec: ModelSpec) -> N
     catalog.put_pixels(3, narrow.jpeg, narrow.size)
     done = propagate.run(catalog, config(spec))
     assert (done["damaged"], done["too_small"], done["new"]) == ([2], [3], CROPS - 2)
+    assert done["crops"] == CROPS - 2  # those with points
     assert errors(catalog, truth).keys() == {1, 4, 5}
     catalog.replace_pixels(2, jpeg)  # mended: the same command goes on
     again = propagate.run(catalog, config(spec))
@@ -360,4 +415,46 @@ def test_command(care: Care, survey, spec: ModelSpec) -> None:
         assert sheet.width > 1000  # four crops beside each other
     assert care(*asked, "--sheet", catalog.path.parent / "points.png").code == 2
     assert care(*asked, "--refine", "best").code == 2
-    assert "multiple" in care(*asked, "--size", 97).err
+    for wrong, words in (
+        (["--cycle", 0.1, "--no-cycle"], "contradict"),
+        (["--prompt", "a cat"], "--prompt is for diffusion models"),
+    ):
+        refused = care(*asked, *wrong)
+        assert refused.code == 2 and words in refused.err
+    refused = care("propagate-keypoints", "--weights", spec.file)
+    assert refused.code == 2 and "--extractor timm:NAME" in refused.err
+
+
+def test_a_sheet_shows_this_execution(care: Care, survey, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both species of a run on one sheet, and nothing of an earlier one; the summary comes even where drawing fails."""
+    from care_cli.pages import keypoint_sheet
+
+    catalog, _ = survey
+    detect = catalog.latest_run("detect")["id"]
+    fox, foxes = textures.add(catalog, detect, 40, species="Fox")
+    annotate(catalog, {fox: foxes}, "fox", fox)
+    drawn: list[list[str]] = []
+    sheet = keypoint_sheet.keypoint_sheet
+
+    def noted(cells, path, of=None):
+        drawn.append([cell.caption for cell in cells])
+        return sheet(cells, path, of)
+
+    monkeypatch.setattr(keypoint_sheet, "keypoint_sheet", noted)
+    page = catalog.path.parent / "points.jpg"
+    asked = ["propagate-keypoints", "--extractor", spec.name, "--weights", spec.file, "--size", SIZE, "--block", BLOCK]
+    both = care(*asked, "--sheet", page)
+    assert both.code == 0 and page.name in both.err and len(drawn[-1]) == CROPS + 1
+    other = care(*asked, "--template", "fox", "--sheet", page)
+    assert other.code == 0 and drawn[-1] == [f"crop {fox} · Fox"]
+    crossed = care(*asked, "--template", "fox", "--species", "Lynx", "--sheet", page)
+    assert "shows the species Fox, the crops Lynx" in crossed.err
+    assert len(drawn[-1]) == CROPS and "Fox" not in "".join(drawn[-1])
+
+    def broken(cells, path, of=None):
+        raise CareError("The disk is full.")
+
+    monkeypatch.setattr(keypoint_sheet, "keypoint_sheet", broken)
+    failed = care("--json", *asked, "--sheet", page)
+    assert failed.code == 2 and "disk is full" in failed.err and failed.json["crops"] == CROPS + 1
+    assert care(*asked, "--sheet", catalog.path.parent / "none" / "points.jpg").out == ""  # refused before the work

@@ -195,6 +195,15 @@ def test_names_are_taken_once_and_crops_must_be_animals_with_pixels(care, catalo
         (("--points", "a.json"), "--crop ID or --photo FILE"),
         (("--crop", 1, "--photo", "b.jpg", "--points", "a.json"), "--crop ID or --photo FILE"),
         (("--crop", 1, "--random", 3, "--annotation", 1), "--annotation is for --points"),
+        (("--crop", 1, "--random", 3, "--count", 3), "--count is for --vlm-url and --gradcam"),
+        (("--crop", 1, "--random", 3, "--yes"), "--yes is for --vlm-url and --gradcam"),
+        (("--crop", 1, "--points", "a.json", "--overlay", "a.jpg"), "--overlay is for --vlm-url and --gradcam"),
+        (("--crop", 1, "--points", "a.json", "--names", "nose"), "--names is for --vlm-url"),
+        (("--crop", 1, "--gradcam", "timm:x", "--vlm-timeout", 9), "--vlm-timeout is for --vlm-url"),
+        (
+            ("--crop", 1, "--vlm-url", "http://localhost/v1", "--vlm-model", "m", "--names", "a", "--count", 2),
+            "--count out",
+        ),
         (("--crop", 1, "--points", "a.json", "--vlm-model", "m"), "--vlm-model is for --vlm-url"),
         (("--crop", 1, "--vlm-url", "http://localhost/v1"), "--vlm-model NAME"),
         (("--crop", 1, "--vlm-url", "http://localhost/v1", "--vlm-model", "m"), "--yes"),
@@ -207,6 +216,23 @@ def test_options_that_do_not_fit(care: Care, catalog: Catalog, monkeypatch, opti
     done = care("templates", "add", "a", *options)
     assert done.code == 2 and words in done.err
     assert catalog.templates() == []
+
+
+def test_points_may_be_called_so_and_are_no_fractions(care: Care, catalog: Catalog, tmp_path: Path) -> None:
+    path = tmp_path / "points.json"
+    path.write_text(json.dumps({"points": GOOD, "species": "Lion"}))
+    assert care("templates", "add", "a", "--crop", 1, "--points", path).code == 0
+    assert [point.name for point in catalog.template("a").points] == [point["name"] for point in GOOD]
+    path.write_text(json.dumps([{"name": "nose", "x": 0.4, "y": 0.55}, {"name": "tail", "x": 1, "y": 0}]))
+    done = care("templates", "add", "b", "--crop", 1, "--points", path)
+    assert done.code == 2 and "look like fractions" in done.err and "32 to 128" in done.err
+
+
+def test_another_species_than_the_crops_is_noticed(care: Care, good: Path) -> None:
+    odd = care("templates", "add", "a", "--crop", 1, "--points", good, "--species", "Dragon")
+    assert odd.code == 0 and "Crop 1 shows the species Lion; the template is kept as one of Dragon" in odd.err
+    same = care("templates", "add", "b", "--crop", 1, "--points", good, "--species", "Lion")
+    assert same.code == 0 and "shows the species" not in same.err
 
 
 # -- random points
@@ -261,6 +287,13 @@ def test_a_models_proposal_is_shown_and_kept_when_confirmed(care, catalog, tmp_p
     for path in tmp_path.rglob("*"):  # nowhere: not in the catalog, not beside it
         assert b"sk-secret" not in (path.read_bytes() if path.is_file() else b"")
     assert "sk-secret" not in done.err + done.out
+
+
+def test_the_key_of_openai_is_not_sent_to_another_server(care: Care, catalog: Catalog, monkeypatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with serving(saying(points())) as server:
+        assert ask(care, server, "--yes").code == 0
+    assert server.asked and not any("Authorization" in asked.headers for asked in server.asked)
 
 
 def test_what_is_sent_is_the_stored_crop_and_nothing_else_of_the_photo(care, catalog, monkeypatch, tmp_path) -> None:

@@ -331,14 +331,38 @@ def test_where_a_url_leads(url: str, host: str, path: str) -> None:
 # -- the key
 
 
+OPENAI = "https://api.openai.com/v1"
+
+
 def test_the_key_comes_from_the_environment() -> None:
-    assert chat.key_from({}) is None
-    assert chat.key_from({"OPENAI_API_KEY": "b"}) == "b"
-    assert chat.key_from({"OPENAI_API_KEY": "b", "CARE_VLM_KEY": " a\n"}) == "a"
+    assert chat.key_for(OPENAI, {}) is None
+    assert chat.key_for(OPENAI, {"OPENAI_API_KEY": "b"}) == "b"
+    assert chat.key_for(OPENAI, {"OPENAI_API_KEY": "b", "CARE_VLM_KEY": " a\n"}) == "a"
     for bad in ("two words", "line\nbreak", "schlüssel"):
         with pytest.raises(CareError, match=r"\$CARE_VLM_KEY holds what is no key") as refusal:
-            chat.key_from({"CARE_VLM_KEY": bad})
+            chat.key_for(OPENAI, {"CARE_VLM_KEY": bad})
         assert bad not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://localhost:11434/v1", "http://api.openai.com/v1", "https://api.openai.com:8443/v1", "https://openai.com/v1",
+     "https://api.openai.com.example.org/v1", "https://example.org/api.openai.com", "https://[::1"],
+)  # fmt: skip
+def test_the_key_of_openai_goes_nowhere_else(url: str) -> None:
+    assert chat.key_for(url, {"OPENAI_API_KEY": "b"}) is None
+    assert chat.key_for(url, {"OPENAI_API_KEY": "b", "CARE_VLM_KEY": "a"}) == "a"
+
+
+@pytest.mark.parametrize("host", ["example.org", "192.168.1.5:8000", "localhost.example.org", "[2001:db8::1]"])
+def test_a_key_does_not_cross_the_network_in_plain_text(host: str) -> None:
+    with pytest.raises(CareError, match=r"plain http.*https, or unset \$CARE_VLM_KEY") as refusal:
+        chat.address(Endpoint(f"http://{host}/v1", "m", KEY))
+    assert "very-secret" not in str(refusal.value)
+    chat.address(Endpoint(f"https://{host}/v1", "m", KEY))
+    chat.address(Endpoint(f"http://{host}/v1", "m"))
+    for here in ("localhost", "127.0.0.1:11434", "[::1]:80"):
+        chat.address(Endpoint(f"http://{here}/v1", "m", KEY))
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 500, 302])

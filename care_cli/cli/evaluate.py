@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from care_cli.cli import extractors as options
 from care_cli.cli import output
 from care_cli.errors import CareError
 
@@ -15,35 +16,53 @@ app = typer.Typer(no_args_is_help=True, help="Measure on animals whose truth is 
 Number = int | None
 WORST = 5  # points that are shown of a species
 
+References = Annotated[
+    Number,
+    typer.Option(metavar="N", help="Crops drawn as references of each target, from 1.  [default: each pair]"),
+]
+Pairs = Annotated[Number, typer.Option(metavar="N", help="Pairs drawn of each species, from 1.  [default: all]")]
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE,...",
+        help="Vary one or two of: timestep, ensemble, block, size, references, refine, align, pose, cycle, mirrored.",
+    ),
+]
+Split = Annotated[
+    Number,
+    typer.Option(metavar="SEED", help="A random half of the animals chooses the setting, the other reports."),
+]
+ChooseOn = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The individuals named here, a line each, choose the setting.")
+]
+
 
 @app.command()
 def keypoints(
     ctx: typer.Context,
     species: Annotated[str | None, typer.Option(help="Only crops of this species.")] = None,
-    extractor: Annotated[str | None, typer.Option(help="sd, sd:NAME|FOLDER, timm:NAME or a registry name.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights file for timm:NAME.")] = None,
-    size: Annotated[Number, typer.Option(help="Side of the square that crops are squashed to, px.")] = None,
-    block: Annotated[Number, typer.Option(help="Up-block of the U-Net, or stage of the timm model.")] = None,
-    timestep: Annotated[Number, typer.Option(help="Noise added, 0 to 999 (diffusion).")] = None,
-    ensemble: Annotated[Number, typer.Option(help="Draws of noise that are averaged (diffusion).")] = None,
-    prompt: Annotated[str, typer.Option(help="What crops show (diffusion).")] = "a photo of a {species}",
-    refine: Annotated[str | None, typer.Option(help="soft or argmax.")] = None,
-    align: Annotated[bool | None, typer.Option("--align/--no-align", help="Match the mirrored reference too.")] = None,
-    cycle: Annotated[float | None, typer.Option(help="Error there and back up to which a point is kept.")] = None,
-    no_cycle: Annotated[bool, typer.Option("--no-cycle", help="Keep points whatever their way back.")] = False,
-    least: Annotated[float | None, typer.Option(help="Cosine from which a point is kept.")] = None,
-    references: Annotated[Number, typer.Option(help="Crops drawn for each target.  [default: each pair]")] = None,
+    extractor: options.Extractor = None,
+    weights: options.Weights = None,
+    size: options.Size = None,
+    block: options.Block = None,
+    timestep: options.Timestep = None,
+    ensemble: options.Ensemble = None,
+    prompt: options.Prompt = None,
+    refine: options.Refine = None,
+    align: options.Align = None,
+    cycle: options.Cycle = None,
+    no_cycle: options.NoCycle = False,
+    least: options.Least = None,
+    references: References = None,
     mirrored: Annotated[bool, typer.Option("--mirrored", help="Carry to the targets' mirror images.")] = False,
-    pairs: Annotated[Number, typer.Option(metavar="N", help="Pairs of a species, drawn.  [default: all]")] = None,
-    seed: Annotated[int, typer.Option(help="Of what is drawn.", min=0)] = 0,
-    sweep: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE,...", help="Vary timestep, size ...; up to two.")
-    ] = None,
-    split: Annotated[Number, typer.Option(metavar="SEED", help="Half of the animals choose, half report.")] = None,
-    choose_on: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="These individuals choose, a line each.")
-    ] = None,
-    against_untrained: Annotated[bool, typer.Option("--against-untrained", help="Measure random weights too.")] = False,
+    pairs: Pairs = None,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn: pairs, intervals, random weights.", min=0)] = 0,
+    sweep: Sweep = None,
+    split: Split = None,
+    choose_on: ChooseOn = None,
+    against_untrained: Annotated[
+        bool, typer.Option("--against-untrained", help="Measure the same network with random weights too.")
+    ] = False,
     untrained_parts: Annotated[str, typer.Option(help="Drawn anew of a diffusion model: unet or all.")] = "unet",
     plot: Annotated[Path | None, typer.Option(help="Draw the figures: FILE.png, .svg or .pdf.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write everything: FILE.json.")] = None,
@@ -54,15 +73,13 @@ def keypoints(
     """PCK of points carried between annotated crops of a species: per point, image and pair, with intervals."""
     from care_cli.stages import evaluate_keypoints as stage
     from care_cli.stages import keypoint_figures as figures
-    from care_cli.stages.sweep import setting_of, sweep_of
+    from care_cli.stages.sweep import sweep_of
 
-    said = {"size": size, "block": block, "timestep": timestep, "ensemble": ensemble, "refine": refine, "align": align,
-            "cycle": cycle, "least": least, "references": references, "mirrored": mirrored}  # fmt: skip
     with output.open_catalog(ctx) as catalog:
         figures.check_targets(catalog, plot, report)
-        device, spec = _found(ctx, extractor, weights)
+        device, spec, setting = options.asked(ctx)
         cfg = stage.EvaluateConfig(
-            spec=spec, setting=setting_of(said, no_cycle), sweep=sweep_of(sweep or []), species=species, prompt=prompt,
+            spec=spec, setting=setting, sweep=sweep_of(sweep or []), species=species, prompt=prompt,
             pairs=pairs, seed=seed, split=split, choose_on=_lines(choose_on),
             untrained=untrained_parts if against_untrained else None,
             device=device, engine=engine, precision=precision,
@@ -70,19 +87,6 @@ def keypoints(
         found = stage.run(catalog, cfg)
     figures.write(found, plot, report)
     _show(ctx, found, csv)
-
-
-def _found(ctx: typer.Context, extractor: str | None, weights: Path | None):
-    """The device, and the model that is named or that the registry names for it."""
-    from care_cli import registry
-    from care_cli.stages.devices import choose
-
-    device = choose(ctx.obj.device)
-    if extractor is None and weights is not None:
-        raise CareError("--weights needs the model that they are of: --extractor timm:NAME.")
-    return device, registry.find_extractor(extractor, weights) if extractor else registry.default(
-        f"propagate:{device.partition(':')[0]}"
-    )
 
 
 def _lines(path: Path | None) -> tuple[str, ...]:
@@ -116,6 +120,7 @@ def _show(ctx: typer.Context, found: dict, csv: bool) -> None:
     if not found["sweep"] or found["chosen"] is not None:
         points = figures.point_rows(found, found["chosen"] or 0)
         print("\n" + "\n".join(output.text_table(points, list(points[0]))))
-        print("\n" + "\n".join(figures.worst(points, WORST)))
+        if worst := figures.worst(points, WORST):
+            print("\n" + "\n".join(worst))
     for line in figures.remarks(found):
         output.notice(ctx)(line)

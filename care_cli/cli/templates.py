@@ -16,8 +16,10 @@ app = typer.Typer(invoke_without_command=True)
 LIST = ("name", "species", "crop", "individual", "points", "source", "carried", "created_at", "path")
 POINTS = ("name", "x", "y", "mirror")
 SOURCES = {"points": "--points", "vlm_url": "--vlm-url", "gradcam": "--gradcam", "random": "--random"}
-BELONGS = {  # option -> the source that it is for
-    "annotation": "points", "vlm_model": "vlm_url", "names": "vlm_url", "weights": "gradcam", "seed": "random",
+MODELS = ("vlm_url", "gradcam")  # sources that propose, and are confirmed
+BELONGS = {  # option -> the sources that it is for
+    "annotation": ("points",), "vlm_model": ("vlm_url",), "vlm_timeout": ("vlm_url",), "names": ("vlm_url",),
+    "weights": ("gradcam",), "seed": ("random",), "count": MODELS, "overlay": MODELS, "yes": MODELS,
 }  # fmt: skip
 
 Name = Annotated[str, typer.Argument(help="A template's name.")]
@@ -46,13 +48,15 @@ def add(
         str | None, typer.Option(help="Ask a vision-language model at this URL (.../v1); it is sent the crop.")
     ] = None,
     vlm_model: Annotated[str | None, typer.Option(help="The model's name there.")] = None,
-    vlm_timeout: Annotated[float, typer.Option(metavar="S", min=1, help="Seconds that an answer may take.")] = 120,
+    vlm_timeout: Annotated[
+        float | None, typer.Option(metavar="S", min=1, help="Seconds that an answer may take.  [default: 120]")
+    ] = None,
     names: Annotated[str | None, typer.Option(metavar="A,B,...", help="Points that the model shall find.")] = None,
     gradcam: Annotated[str | None, typer.Option(metavar="timm:NAME", help="Where this model looks.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights file for timm:NAME.")] = None,
     random: Annotated[int | None, typer.Option(metavar="K", min=1, help="K points drawn at random.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="For --random.  [default: 0]")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Points that a model proposes.")] = 3,
+    count: Annotated[int | None, typer.Option(min=1, help="Points that a model proposes.  [default: 3]")] = None,
     species: Annotated[str | None, typer.Option(help="Instead of the crop's own.")] = None,
     overlay: Annotated[
         Path | None, typer.Option(metavar="FILE.jpg", help="Picture of a model's proposal.  [default: NAME.jpg]")
@@ -69,7 +73,7 @@ def add(
     from care_cli.stages import templates as stage
 
     source = _source(ctx.params)
-    asked = source in ("vlm_url", "gradcam")
+    asked = source in MODELS
     if asked and not (yes or save or sys.stdin.isatty()):
         raise CareError("A model's proposal is shown before it is stored. Add --yes to take it, or --save FILE.json.")
     with open_catalog(ctx) as catalog:
@@ -96,9 +100,12 @@ def _source(given: dict) -> str:
     chosen = [name for name in SOURCES if given[name] is not None]
     if len(chosen) != 1:
         raise CareError(f"Say where the points come from, by one of {', '.join(SOURCES.values())}.")
-    for name, source in BELONGS.items():
-        if given[name] is not None and source != chosen[0]:
-            raise CareError(f"--{name.replace('_', '-')} is for {SOURCES[source]}, but the points come from elsewhere.")
+    for name, sources in BELONGS.items():
+        if given[name] not in (None, False) and chosen[0] not in sources:
+            whose = " and ".join(SOURCES[source] for source in sources)
+            raise CareError(f"--{name.replace('_', '-')} is for {whose}; the points come from {SOURCES[chosen[0]]}.")
+    if given["names"] and given["count"]:
+        raise CareError("--names says how many points there are: leave --count out.")
     if chosen[0] == "vlm_url" and not given["vlm_model"]:
         raise CareError("Say which model to ask there: --vlm-model NAME.")
     return chosen[0]
@@ -109,6 +116,7 @@ def _propose(ctx: typer.Context, catalog, source: str, crop: int):
     from care_cli.stages import templates as stage
 
     given = ctx.params
+    count = given["count"] or 3
     if source == "points":
         return stage.from_file(catalog, crop, given["points"], given["annotation"])
     if source == "random":
@@ -117,10 +125,10 @@ def _propose(ctx: typer.Context, catalog, source: str, crop: int):
         from care_cli import registry
 
         spec = registry.find(given["gradcam"], task="embedder", weights=given["weights"])
-        return stage.from_gradcam(catalog, crop, spec, given["count"], notice(ctx))
+        return stage.from_gradcam(catalog, crop, spec, count, notice(ctx))
     names = [name for name in (given["names"] or "").split(",") if name.strip()]
-    endpoint = stage.endpoint(given["vlm_url"], given["vlm_model"], given["vlm_timeout"])
-    return stage.from_vlm(catalog, crop, endpoint, given["count"], names, given["species"], message)
+    endpoint = stage.endpoint(given["vlm_url"], given["vlm_model"], given["vlm_timeout"] or 120.0)
+    return stage.from_vlm(catalog, crop, endpoint, count, names, given["species"], message)
 
 
 def _confirmed(proposal, picture: Path) -> bool:

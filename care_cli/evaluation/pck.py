@@ -22,6 +22,7 @@ ALPHAS = (0.05, 0.1, 0.2)  # of the longer side of the target's box
 HEADLINE = 0.1  # the α that settings are chosen by and worst points are named by
 DRAWS = 1000  # of the bootstrap
 LEAST_CLUSTERS = 3  # of fewer, every draw with a pair in it is the whole
+LEAST_TARGETS = 5  # crops that a point is asked of: of fewer, its figure says too little for an interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +101,19 @@ def measure(carried: Carried, alphas: Sequence[float] = ALPHAS, *, draws: int = 
 def by_point(
     carried: Carried, alphas: Sequence[float] = ALPHAS, *, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, dict]:
-    """For each name of a point: how often it was asked, its PCK, how often it lands on its mirror point within
-    HEADLINE, and the share that the gates keep, as `measure` says them.
+    """For each name of a point: how often it was asked, of how many crops, its PCK, how often it lands on its mirror
+    point within HEADLINE, and the share that the gates keep, as `measure` says them.
+
+    The ends of intervals are also None of a point that was asked of fewer than LEAST_TARGETS crops.
     """
     found = {}
     for name in np.unique(carried.name).tolist():
         rows = carried.where(carried.name == name)
-        drawn = _Drawn(rows, draws, seed)
+        targets = len(np.unique(rows.target))
+        drawn = _Drawn(rows, draws if targets >= LEAST_TARGETS else 0, seed)
         found[name] = {
             "points": len(rows),
+            "images": targets,
             "pck": {str(alpha): drawn.of_points(rows, rows.error <= alpha) for alpha in alphas},
             "confused": _confused(rows, drawn, HEADLINE),
             "kept": drawn.of_points(rows, rows.kept),

@@ -26,6 +26,7 @@ EXTRACTORS = {  # family of the registry -> what loads it
     "diffusers": "care_cli.features.diffusion:load",
     "timm": "care_cli.features.backbone:load",
 }
+WORDED = ("cleandift", "diffusers")  # families whose features depend on a prompt
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,16 @@ class Extractor(Protocol):
         ...
 
 
+def gives_features(spec: ModelSpec) -> bool:
+    """Is there an extractor for this kind of model?"""
+    return spec.family in EXTRACTORS and spec.task in ("diffusion", "embedder")
+
+
+def has_words(spec: ModelSpec) -> bool:
+    """Do its features depend on what it is told that crops show?"""
+    return spec.family in WORDED
+
+
 def load_extractor(
     spec: ModelSpec,
     cfg: FeatureConfig = FeatureConfig(),
@@ -78,7 +89,7 @@ def load_extractor(
     or is not as asked. Raises CareError when the weights are not on this machine (naming the `care models pull` to
     run) or do not fit, when the model gives no features, and for a setting that it has not or that is out of range.
     """
-    if spec.family not in EXTRACTORS or spec.task not in ("diffusion", "embedder"):
+    if not gives_features(spec):
         raise CareError(
             f"{spec.name} gives no features for points: its task is {spec.task}, its family {spec.family}. "
             f"Known families are {', '.join(EXTRACTORS)}, e.g. --extractor sd or --extractor dinov2-base."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import ipaddress
 import json
 import os
 import socket
@@ -21,7 +22,8 @@ from urllib.parse import urlsplit
 
 from care_cli.errors import CareError
 
-KEYS = ("CARE_VLM_KEY", "OPENAI_API_KEY")  # environment variables, the first that is set
+KEY, OPENAI_KEY = "CARE_VLM_KEY", "OPENAI_API_KEY"  # environment variables: of any endpoint; of OpenAI's own
+OPENAI = "api.openai.com"
 LARGEST_REPLY = 4_000_000  # bytes
 LONGEST_ANSWER = 60_000  # characters, with whatever the model says before it answers
 SHOWN = 200  # characters of a reply in an error
@@ -44,15 +46,35 @@ class Unfit(Exception):
     """An answer that cannot be used, with the reason; asking once more may help."""
 
 
-def key_from(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The key in $CARE_VLM_KEY, else in $OPENAI_API_KEY; local servers need none. CareError when it is no key."""
-    name = next((name for name in KEYS if environment.get(name)), None)
+def key_for(url: str, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The key in $CARE_VLM_KEY; for OpenAI's own https, else that in $OPENAI_API_KEY. Local servers need none.
+
+    CareError when it is no key.
+    """
+    names = (KEY, OPENAI_KEY) if _is_openai(url) else (KEY,)
+    name = next((name for name in names if environment.get(name)), None)
     if name is None:
         return None
     key = environment[name].strip()
     if not key.isascii() or not key.isprintable() or " " in key:
         raise CareError(f"${name} holds what is no key: expected printable ASCII without spaces.")
     return key
+
+
+def _is_openai(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (parts.scheme, parts.hostname, parts.port or 443) == ("https", OPENAI, 443)
+    except ValueError:
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    """Does the name, or the address, mean this very machine?"""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def ask(
@@ -126,15 +148,15 @@ def _post(endpoint: Endpoint, body: bytes, deadline: float) -> bytes:
         elsewhere = f"{host} points to {target!r}; nothing was sent there. If you trust it, name it with --vlm-url."
         raise CareError(_without(elsewhere, endpoint.key))
     hint = {
-        401: f" Set ${KEYS[0]}.",
-        403: f" Set ${KEYS[0]}.",
+        401: f" Set ${KEY}.",
+        403: f" Set ${KEY}.",
         404: " Is the URL right, up to /v1, and the model's name?",
     }
     raise CareError(_without(f"{host} refuses: {answer}{hint.get(reply.status, '')}", endpoint.key))
 
 
 def address(endpoint: Endpoint) -> tuple[str, str, Callable[..., http.client.HTTPConnection]]:
-    """Host with port, path, and what connects. CareError when the URL is none."""
+    """Host with port, path, and what connects. CareError when the URL is none, or would show a key to the network."""
     expected = CareError("--vlm-url should be like http://localhost:11434/v1 or https://api.openai.com/v1.")
     try:
         parts = urlsplit(endpoint.url)
@@ -144,7 +166,12 @@ def address(endpoint: Endpoint) -> tuple[str, str, Callable[..., http.client.HTT
     if not usable or not endpoint.url.isascii() or not endpoint.url.isprintable() or " " in endpoint.url:
         raise expected
     if "@" in parts.netloc:
-        raise CareError(f"--vlm-url holds a password, and would be written down; give a key in ${KEYS[0]} instead.")
+        raise CareError(f"--vlm-url holds a password, and would be written down; give a key in ${KEY} instead.")
+    if endpoint.key and parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise CareError(
+            f"--vlm-url leads to {parts.hostname} by plain http, which would show your key to the network between: use "
+            f"https, or unset ${KEY} if this server needs no key."
+        )
     path = parts.path.rstrip("/")
     path += "" if path.endswith("/chat/completions") else "/chat/completions"
     connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection

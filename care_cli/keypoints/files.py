@@ -1,8 +1,8 @@
 """An expert's file of named points on one photo: JSON, CSV or COCO keypoints.
 
-JSON is `[{"name", "x", "y", "mirror"?}]` or `{"keypoints": [...], "species"?}`, `mirror_of` meaning `mirror`; CSV has
-the columns name, x, y and perhaps mirror; of a COCO file the annotation of the photo is taken. Coordinates are px of
-the upright photo.
+JSON is `[{"name", "x", "y", "mirror"?}]` or `{"keypoints": [...], "species"?}`, `points` meaning `keypoints` and
+`mirror_of` meaning `mirror`; CSV has the columns name, x, y and perhaps mirror; of a COCO file the annotation of the
+photo is taken. Coordinates are px of the upright photo.
 """
 
 from __future__ import annotations
@@ -94,11 +94,11 @@ def _from_json(document: Any, path: Path, about: dict) -> Annotation:
     species = None
     entries = document
     if isinstance(document, dict):
-        species, entries = document.get("species"), document.get("keypoints")
+        species, entries = document.get("species"), document.get("keypoints", document.get("points"))
     if not isinstance(entries, list):
         raise CareError(
-            f"{path} should hold a list of points with name, x and y, alone or as 'keypoints', or be a COCO file with "
-            "images, annotations and categories."
+            f"{path} should hold a list of points with name, x and y, alone or as 'keypoints' or 'points', or be a "
+            "COCO file with images, annotations and categories."
         )
     if species is not None:
         if not isinstance(species, str):

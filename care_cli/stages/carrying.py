@@ -18,9 +18,9 @@ from care_cli.geometry import crop_to_input, input_to_crop, to_crop, to_image
 from care_cli.images import decode_jpeg
 from care_cli.keypoints.points import other_side
 from care_cli.records import CropFrame, Keypoints, NamedPoint, Selection
+from care_cli.stages.extractors import worded
 from care_cli.stages.index import stored
 from care_cli.stages.pipeline import ahead, batches
-from care_cli.stages.propagate import worded
 
 if TYPE_CHECKING:
     import torch

@@ -21,7 +21,7 @@ from care_cli.features import Extractor, load_extractor
 from care_cli.features.untrained import untrained
 from care_cli.records import ModelSpec
 from care_cli.stages.carrying import Carrier, FeatureBank, Truth, truth
-from care_cli.stages.propagate import PROMPT
+from care_cli.stages.extractors import prompt_for
 from care_cli.stages.sweep import Setting, varied
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class EvaluateConfig:
     setting: Setting = field(default_factory=Setting)
     sweep: Mapping[str, tuple] = field(default_factory=dict)  # name -> values; all combinations are measured
     species: str | None = None
-    prompt: str = PROMPT
+    prompt: str | None = None  # None: `extractors.PROMPT`, where the model has words
     pairs: int | None = None  # of each species, drawn with `seed`; None: all
     seed: int = 0  # of the pairs, the untrained weights and the bootstrap
     split: int | None = None  # seed of the half of the animals that chooses the setting
@@ -68,6 +68,7 @@ def run(catalog: Catalog, cfg: EvaluateConfig) -> dict:
     Raises CareError when nothing can be measured, or when options contradict each other.
     """
     _check(cfg)
+    cfg = replace(cfg, prompt=prompt_for(cfg.spec, cfg.prompt))
     known = truth(catalog, cfg.species)
     plan = _plan(known, cfg)
     registry.fetch(cfg.spec)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from care_cli.errors import CareError
 from care_cli.evaluation import plots
-from care_cli.evaluation.pck import HEADLINE
+from care_cli.evaluation.pck import HEADLINE, LEAST_TARGETS
 from care_cli.evaluation.plots import word
 from care_cli.outputs import refuse_scanned, write_whole
 from care_cli.stages.evaluate_keypoints import ALL, CHOOSING, REPORTED
@@ -80,6 +80,7 @@ def point_rows(found: dict, number: int = 0) -> list[dict]:
             "species": species,
             "point": name,
             "points": one["points"],
+            "images": one["images"],
             **{f"PCK@{alpha}": figure["value"] for alpha, figure in one["pck"].items()},
             "low": one["pck"][str(HEADLINE)]["low"],
             "high": one["pck"][str(HEADLINE)]["high"],
@@ -129,12 +130,14 @@ def _comparisons(row: dict, part: str) -> list[str]:
 
 
 def worst(rows: Sequence[dict], count: int) -> list[str]:
-    """The species' worst points in words, a line each."""
-    species = dict.fromkeys(row["species"] for row in rows)
+    """The species' worst points in words, a line each; of those that were asked of LEAST_TARGETS crops or more."""
+    told: dict[str, list[dict]] = {}
+    for row in rows:
+        if row["images"] >= LEAST_TARGETS:
+            told.setdefault(row["species"], []).append(row)
     return [
-        f"Worst points of {name}: "
-        + ", ".join(f"{row['point']} {row[TOP]:.3f}" for row in [one for one in rows if one["species"] == name][:count])
-        for name in species
+        f"Worst points of {name}: " + ", ".join(f"{row['point']} {row[TOP]:.3f}" for row in some[:count])
+        for name, some in told.items()
     ]
 
 

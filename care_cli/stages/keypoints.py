@@ -216,10 +216,16 @@ def sheet(catalog: Catalog, path: Path, wanted: PointSelection, most: int = 60) 
 
     Raises CareError when there is none or the sheet cannot be written.
     """
+    from care_cli.pages.keypoint_sheet import check
+
+    check(path, catalog.scanned_folders())
+    return draw(catalog, path, *select(catalog, wanted), most)
+
+
+def draw(catalog: Catalog, path: Path, found: dict[int, Keypoints], crops: dict[int, dict], most: int = 60) -> dict:
+    """As `sheet`, with points and rows of their crops as `select` gives them."""
     from care_cli.pages import keypoint_sheet
 
-    keypoint_sheet.check(path, catalog.scanned_folders())
-    found, crops = select(catalog, wanted)
     pixels = catalog.without_pixels(list(found))
     ids = [crop_id for crop_id in found if crop_id not in set(pixels)]
     if not ids:

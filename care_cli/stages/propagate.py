@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,15 +21,15 @@ from care_cli.keypoints.matching import Match, MatchConfig
 from care_cli.keypoints.propagator import Propagator, same_names
 from care_cli.keypoints.references import Annotated, Cache
 from care_cli.records import CropFrame, Keypoints, ModelSpec, Selection, Template
-from care_cli.stages import gallery
+from care_cli.stages import gallery, keypoints
 from care_cli.stages.devices import precision_like
+from care_cli.stages.extractors import prompt_for, worded
 from care_cli.stages.pipeline import WORKERS, ahead, batches
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
 
 COMMAND = "propagate-keypoints"
-PROMPT = "a photo of a {species}"  # of DIFT's semantic correspondence
 SMALLEST = 8  # px, shorter side of a crop: a block of JPEG, in which no part of an animal can be told from another
 NOISE = ("timestep", "ensemble")  # settings of features that are only taken where noise is added
 PAGE = 4096  # crops asked for at once
@@ -42,7 +43,7 @@ class PropagateConfig:
     templates: tuple[str, ...] = ()  # names; several are references of the same points. None: each species' only one
     features: FeatureConfig = field(default_factory=FeatureConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
-    prompt: str = PROMPT  # what crops show, for extractors with words
+    prompt: str | None = None  # what crops show, for extractors with words; None: `extractors.PROMPT`
     device: str = "cpu"
     engine: str = "auto"  # auto | torch | openvino
     precision: str = "auto"  # auto | float32 | bfloat16 | float16
@@ -125,7 +126,6 @@ def of_run(
         spec=registry.recall(json.loads(run["spec"])),
         features=FeatureConfig(**{name: made["features"][name] for name in said}),
         match=MatchConfig(**made["match"]),
-        prompt=made["prompt"],
         device=device,
         engine=engine,
         precision=precision_like(made, precision, device),
@@ -133,7 +133,7 @@ def of_run(
     extractor, used = load(cfg, notice)
     if json.loads(json.dumps(extractor.settings)) != made["features"]:
         raise CareError("These points were made with other settings of their model. Propagate them again.")
-    return made_of(catalog, templates_of(catalog, made), extractor, used.sha256, cfg.match, cfg.prompt)
+    return made_of(catalog, templates_of(catalog, made), extractor, used.sha256, cfg.match, made["prompt"])
 
 
 def templates_of(catalog: Catalog, settings: dict) -> list[Template]:
@@ -145,13 +145,6 @@ def templates_of(catalog: Catalog, settings: dict) -> list[Template]:
             "A template of these points is gone, or its crop was changed. Run `care propagate-keypoints` again."
         )
     return [by_content[digest] for digest in settings["templates"]]
-
-
-def worded(prompt: str, species: str | None) -> str:
-    """A prompt about a species, or about any animal."""
-    if species is None:
-        return prompt.replace("a {species}", "an animal").replace("{species}", "animal")
-    return prompt.replace("{species}", species)
 
 
 # -- which templates for which crops
@@ -242,22 +235,28 @@ def _asked(
 def run(catalog: Catalog, cfg: PropagateConfig) -> dict:
     """Carry points to every selected animal crop that has none of this run yet; returns the summary.
 
-    Crops without pixels, those that are too small, and those whose pixels are damaged are listed and left out.
-    Raises CareError as `plan` and `load` do, and when templates that are used together differ in their points.
+    Its `crops` are those that have points now. Crops without pixels, those that are too small, and those whose pixels
+    are damaged are listed and left out. Raises CareError as `plan`, `load` and `prompt_for` do, and when templates
+    that are used together differ in their points.
     """
     started = time.monotonic()
+    prompt = prompt_for(cfg.spec, cfg.prompt)
     tasks, without_template = plan(catalog, cfg)
     for task in tasks:
         same_names({template.name: template.points for template in task.templates})
+    shown, wanted = tasks[0].templates[0].species, cfg.selection.species
+    if cfg.templates and shown and wanted not in (None, shown):
+        catalog.notice(f"The template shows the species {shown}, the crops {wanted}: look at the points (--sheet).")
     extractor, used = load(cfg, catalog.notice)
     batch = cfg.batch or extractor.batch
     noted = {"device": extractor.device, "engine": extractor.engine, "batch": batch}
     summary = {"runs": [], "model": used.name, "crops": 0, "new": 0, "known": 0, "points": 0, "uncertain": 0}
     summary |= {"without_template": without_template, "without_pixels": [], "too_small": [], "damaged": []}
     for task in tasks:
-        propagator, settings = made_of(catalog, task.templates, extractor, used.sha256, cfg.match, cfg.prompt)
+        propagator, settings = made_of(catalog, task.templates, extractor, used.sha256, cfg.match, prompt)
         names = [template.name for template in task.templates]
         run_id = catalog.begin_run(COMMAND, settings, used, templates=names, **noted)
+        before = catalog.superseded(run_id)
         todo = catalog.without_keypoints(run_id, task.crop_ids)
         without_pixels = catalog.without_pixels(task.crop_ids)
         with tqdm(total=len(todo), unit="crop", desc=", ".join(names), disable=None) as bar:
@@ -265,14 +264,29 @@ def run(catalog: Catalog, cfg: PropagateConfig) -> dict:
                 _write(catalog, run_id, group, summary)
                 bar.update(len(group))
         catalog.finish_run(run_id)
+        if displaced := sorted(set(catalog.superseded(run_id)) - set(before)):
+            whose = f"run{'s' * (len(displaced) > 1)} {', '.join(map(str, displaced))}"
+            catalog.notice(
+                f"These points now count for their crops instead of those of {whose}; "
+                f"`care keypoints remove --run {run_id}` brings those back."
+            )
         summary["runs"].append(run_id)
-        summary["crops"] += len(task.crop_ids)
         summary["known"] += len(task.crop_ids) - len(todo) - len(without_pixels)
         summary["without_pixels"] += without_pixels
     seconds = time.monotonic() - started
+    summary["crops"] = summary["known"] + summary["new"]
     points = summary.pop("points")
     summary["uncertain"] = round(summary["uncertain"] / points, 4) if points else None  # share of the new points
     return summary | {"seconds": round(seconds, 3), "crops_per_second": round(summary["new"] / seconds, 3)}
+
+
+def sheet(catalog: Catalog, cfg: PropagateConfig, runs: Sequence[int], path: Path) -> dict:
+    """Draw the crops that `run` was asked for with the points of the `runs` it made; see `keypoints.draw`."""
+    found: dict[int, Keypoints] = {}
+    for task, run_id in zip(plan(catalog, cfg)[0], runs, strict=True):
+        found |= catalog.keypoints(task.crop_ids, run_id)
+    crops = {row["crop"]: row for row in catalog.crop_rows(cfg.selection) if row["crop"] in found}
+    return keypoints.draw(catalog, path, {crop_id: found[crop_id] for crop_id in crops}, crops)
 
 
 def _write(catalog: Catalog, run_id: int, group: Sequence[Carried], summary: dict) -> None:

@@ -18,7 +18,7 @@ from care_cli.errors import CareError
 from care_cli.geometry import Box, clip_box, to_crop, to_image
 from care_cli.images import CROP_QUALITY, decode_jpeg, read_file
 from care_cli.keypoints import files, random_points, vlm
-from care_cli.keypoints.chat import Endpoint, address, key_from
+from care_cli.keypoints.chat import Endpoint, address, key_for
 from care_cli.keypoints.points import checked
 from care_cli.outputs import refuse_scanned
 from care_cli.pages.keypoint_sheet import check, template_picture
@@ -72,7 +72,10 @@ def check_name(catalog: Catalog, name: str) -> str:
 
 
 def from_file(catalog: Catalog, crop_id: int, path: Path, annotation: int | None = None) -> Proposal:
-    """An expert's points. CareError for what `files.read` and `points.checked` refuse, and for another photo's size."""
+    """An expert's points.
+
+    CareError for what `files.read` and `points.checked` refuse, another photo's size, and fractions instead of px.
+    """
     frame = catalog.crop_to_annotate(crop_id)
     photo = [display_path(place["path_bytes"]) for place in _places(catalog, crop_id)]
     found = files.read(path, photo, annotation)
@@ -81,12 +84,19 @@ def from_file(catalog: Catalog, crop_id: int, path: Path, annotation: int | None
             f"{path} speaks of a photo of {found.size[0]} x {found.size[1]} px, but upright this one has "
             f"{frame.image_size[0]} x {frame.image_size[1]} px. Choose the annotation of this very photo."
         )
+    x, y, w, h = frame.rect
+    small = x + w <= 1 and y + h <= 1
+    if found.points and not small and all(0 <= at <= 1 for point in found.points for at in (point.x, point.y)):
+        raise CareError(
+            f"All points of {path} lie in 0 to 1: these look like fractions. Give px of the upright photo; the crop "
+            f"spans {x} to {x + w} and {y} to {y + h} px."
+        )
     return _proposal(frame, found.points, "expert", found.about, found.species)
 
 
 def endpoint(url: str, model: str, timeout: float) -> Endpoint:
-    """Where a vision-language model is asked, with the key of the environment. CareError when URL or key are none."""
-    place = Endpoint(url, model, key_from(), timeout)
+    """Where a vision-language model is asked, with the key of the environment. CareError for those of `address`."""
+    place = Endpoint(url, model, key_for(url), timeout)
     address(place)
     return place
 
@@ -254,6 +264,9 @@ def add(catalog: Catalog, name: str, proposal: Proposal, species: str | None = N
     An expert's points are those of the crop as well, as set by hand.
     """
     species = checked_name(species) if species is not None else proposal.species
+    shown = catalog.crop_to_annotate(proposal.crop_id).species
+    if shown and species != shown:
+        catalog.notice(f"Crop {proposal.crop_id} shows the species {shown}; the template is kept as one of {species}.")
     with catalog.transaction():
         catalog.add_template(name, proposal.crop_id, proposal.points, proposal.source, species, proposal.about)
         if proposal.source == "expert":
