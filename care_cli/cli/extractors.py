@@ -38,7 +38,7 @@ Prompt = Annotated[
     typer.Option(help="What crops show; diffusion only.  [default: a photo of a {species}]", show_default=False),
 ]
 Refine = Annotated[
-    str | None, typer.Option(help="soft (between cells) or argmax (pixel of the highest cosine).  [default: soft]")
+    str | None, typer.Option(help="soft (between cells) or argmax (pixel of the highest cosine).  [default: argmax]")
 ]
 Align = Annotated[
     bool | None,

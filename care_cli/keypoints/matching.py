@@ -28,7 +28,7 @@ POSE_CELLS = 48  # rows and columns that are compared to tell the pose; of finer
 class MatchConfig:
     """How points are found and doubted. Raises CareError for values that mean nothing."""
 
-    refine: str = "soft"  # argmax: peak of the map at the input's resolution; soft: soft-argmax round the best cell
+    refine: str = "argmax"  # peak of the map at the input's resolution (DIFT); soft: soft-argmax round the best cell
     beta: float = 0.02  # soft: temperature, in units of the cosine (Zhang et al., GeoAware-SC, CVPR 2024)
     window: int = 5  # soft: cells looked at on each side of the best one
     align: bool = False  # match the mirrored reference too, and keep the pose that is closer
