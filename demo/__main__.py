@@ -35,7 +35,7 @@ def main() -> int:
     chain.care("individuals", "name", "--from", SAMPLE / "names.csv", accept=(0, 1))
     for species, (photo, points) in templates().items():
         chain.care("templates", "add", species, "--photo", photo, "--points", points)
-    chain.care("propagate-keypoints", "--extractor", "sd:demo-diffusion", "--sheet", OUT / "keypoints.jpg")
+    chain.care("propagate-keypoints", "--extractor", "sd:demo-diffusion", "--align", "--sheet", OUT / "keypoints.jpg")
     chain.care("index", "--model", "demo-embedder")
     chain.care("individuals", "list")
     chain.care("identify", SAMPLE / "queries", "--top", 3, "--sheet", OUT / "sheet.jpg")

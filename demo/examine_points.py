@@ -84,7 +84,14 @@ def examine(folder: Path, model: str, animals: int, photos: int, arguments: Sequ
     care.care("keypoints", "import", photos_folder / "annotations.json", "--images", photos_folder)
     care.care("individuals", "name", "--from", photos_folder / "names.csv")
     options = ["--extractor", model, "--choose-on", choosing, "--plot", folder / "timesteps.png"]
-    options += ["--sweep", "timestep=" + ",".join(map(str, TIMESTEPS)), "--report", folder / "points.json", *arguments]
+    options += [
+        "--align",
+        "--sweep",
+        "timestep=" + ",".join(map(str, TIMESTEPS)),
+        "--report",
+        folder / "points.json",
+        *arguments,
+    ]
     care.care("evaluate", "keypoints", *options, "--against-untrained")
     return json.loads((folder / "points.json").read_text("utf-8"))
 
