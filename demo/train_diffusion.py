@@ -61,7 +61,7 @@ SCHEDULE = {  # Stable Diffusion's; the U-Net answers with the clean latents ("s
 }
 
 
-FEATURES = {"block": 1, "timestep": 600, "ensemble": 8}  # chosen by `demo.examine_points` on animals of their own
+FEATURES = {"block": 1, "timestep": 800, "ensemble": 8}  # chosen by `demo.examine_points` on animals of their own
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,10 @@ def test_doubt_marks_points_and_hides_none() -> None:
 
 def test_one_cell_has_no_elsewhere() -> None:
     [found] = match(
-        [reference_of(random(1, 4, 1, 1), [(3.0, 3.0)])], torch.tensor(random(2, 1, 4, 1, 1)), MatchConfig(), 8
+        [reference_of(random(1, 4, 1, 1), [(3.0, 3.0)])],
+        torch.tensor(random(2, 1, 4, 1, 1)),
+        MatchConfig(refine="soft"),
+        8,
     )
     assert found.kp_input.tolist() == [[4.0, 4.0]]
     assert found.margin[0] == pytest.approx(found.confidence[0] + 1)

@@ -26,12 +26,15 @@ DAC_CAPABILITIES = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: root may d
 def warm_up() -> None:
     """Import what commands import, start no thread."""
     import care_cli.cli  # noqa: F401
+    from care_cli import openvino_engine
     from care_cli.yolo import prepare_ultralytics
 
     prepare_ultralytics()
-    for library in ("torchvision", "ultralytics.nn.tasks", "timm", "openvino"):
+    for library in ("torchvision", "ultralytics.nn.tasks", "timm"):
         with suppress(ImportError):
             __import__(library)
+    with suppress(ImportError):
+        openvino_engine._openvino()  # by itself it would start a process to tell that it is in use
 
 
 def serve() -> dict:
