@@ -42,7 +42,7 @@ def annotated(tmp_path_factory) -> Path:
     from care_cli.stages.import_keypoints import run as import_points
 
     folder = tmp_path_factory.mktemp("annotated")
-    render_annotated(folder, TEST[FROM : FROM + 16], photos=2)
+    render_annotated(folder, TEST[FROM : FROM + 40], photos=2)
     with Catalog(folder / "care.db", create=True) as catalog:
         import_points(catalog, folder / "annotations.json", folder)
     return folder / "care.db"
@@ -50,7 +50,7 @@ def annotated(tmp_path_factory) -> Path:
 
 def test_it_carries_points_better_than_untrained_weights(annotated: Path) -> None:
     with Catalog(annotated) as catalog:
-        found = run(catalog, EvaluateConfig(registry.find("demo-diffusion"), untrained="unet"))
+        found = run(catalog, EvaluateConfig(registry.find("demo-diffusion"), untrained="unet", pairs=150))
     networks = found["settings"][0]["networks"]
     trained, untrained = (
         networks[name]["parts"]["all"]["all"]["pck"]["0.1"]["per_point"] for name in ("trained", "untrained")
