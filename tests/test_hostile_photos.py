@@ -79,6 +79,12 @@ def test_every_hostile_photo_ends_in_a_state_with_a_reason(survey: Survey) -> No
     assert done.peak < MOST_MEMORY and done.seconds < LONGEST * len(survey.states)
 
 
+@linux
+def test_the_measured_peak_is_the_command_s_own(tmp_path: Path) -> None:
+    of_the_test_process = bytearray(b"1") * 600_000_000
+    assert care("--help", catalog=tmp_path / "care.db").peak < len(of_the_test_process) / 4
+
+
 def test_absurd_dates_and_places_are_not_believed(survey: Survey) -> None:
     with Catalog(survey.catalog) as catalog:
         rows = catalog.rows(
