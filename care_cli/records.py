@@ -148,6 +148,23 @@ class Keypoints:
 
 
 @dataclass(frozen=True)
+class KeypointScheme:
+    """The categories of points that a model was taught, in its order: a category is a point's name.
+
+    `mirrors` leads from a name to that of its counterpart on the animal's other side, both ways.
+    """
+
+    names: tuple[str, ...]
+    mirrors: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def swap(self) -> np.ndarray:
+        """`(K,) int64`: where each category's counterpart stands, itself where it has none here."""
+        place = {name: i for i, name in enumerate(self.names)}
+        return np.array([place.get(self.mirrors.get(name), i) for i, name in enumerate(self.names)], np.int64)
+
+
+@dataclass(frozen=True)
 class Selection:
     """Which photos or crops a command means; None leaves a filter out. Dates are 'YYYY-MM-DD', inclusive."""
 
