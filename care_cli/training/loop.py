@@ -325,8 +325,8 @@ def _no_number(step: int, cfg: TrainConfig, folder: Path | None) -> str:
 
 def rate_at(step: int, steps: int, warmup: float, least: float = 0.0) -> float:
     """Share of the highest learning rate at a step: a linear rise, then half a cosine down to `least`."""
-    rise = max(1, round(warmup * steps))
-    if step < rise and warmup:
+    rise = round(warmup * steps)
+    if step < rise:
         return (step + 1) / rise
     return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 

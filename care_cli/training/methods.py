@@ -52,6 +52,7 @@ class Learner(nn.Module):
         with torch.no_grad():
             dim = embedder.eval()(torch.zeros(1, 3, cfg.input_size, cfg.input_size)).shape[1]
         self.neck = nn.BatchNorm1d(dim, affine=False) if cfg.neck else nn.Identity()
+        self.finished()  # a neck that cannot be folded away is refused now, not when all is learned
         self.centres = nn.Parameter(0.1 * torch.randn(classes, dim)) if cfg.arc_weight else None
         self.classifier = nn.Linear(dim, classes) if cfg.class_weight else None
 
