@@ -9,6 +9,7 @@ from care_cli.catalog.identity import IdentityLog
 from care_cli.catalog.keypoints import KeypointsTable
 from care_cli.catalog.photos import PhotosTable
 from care_cli.catalog.runs import RunsTable
+from care_cli.catalog.splits import SplitsTable
 from care_cli.catalog.store import Store
 from care_cli.catalog.templates import TemplatesTable
 
@@ -23,6 +24,7 @@ class Catalog(
     KeypointsTable,
     EmbeddingsTable,
     CalibrationsTable,
+    SplitsTable,
     IdentityLog,
     Health,
     ExchangeQueries,
