@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from care_cli.errors import CareError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -66,13 +68,24 @@ def stem_vit(img_size: int = 64, widths: tuple[int, ...] = (24, 48, 96, 160), de
 
 
 def fold_neck(model: nn.Module, neck: nn.Module) -> None:
-    """Let the ViT's last norm do what a BatchNorm1d without weights did behind it in training.
+    """Let a transformer's last norm do what a BatchNorm1d without weights did behind it in training.
 
-    Both are linear by channel: (w·n + b - mean) / deviation = (w / deviation)·n + (b - mean) / deviation.
+    Both are linear by channel: (w·n + b - mean) / deviation = (w / deviation)·n + (b - mean) / deviation. That norm
+    stands behind pooling (`fc_norm`) or, when a token is taken or all are averaged, before it (`norm`). What wraps a
+    transformer as its `vit` passes it on. Raises CareError for a network without such a norm.
     """
     import torch
 
+    model = getattr(model, "vit", model)
+    before_pooling = "norm" if getattr(model, "global_pool", None) in ("token", "avg") else ""
+    norms = [getattr(model, name, None) for name in ("fc_norm", before_pooling) if name]
+    norm = next((one for one in norms if getattr(one, "bias", None) is not None), None)
+    if norm is None:
+        raise CareError(
+            f"{type(model).__name__} does not end in a norm with weight and bias, into which a neck could be folded: "
+            "train it without one."
+        )
     with torch.no_grad():
         deviation = (neck.running_var + neck.eps).sqrt()
-        model.fc_norm.bias.copy_((model.fc_norm.bias - neck.running_mean) / deviation)
-        model.fc_norm.weight.div_(deviation)
+        norm.bias.copy_((norm.bias - neck.running_mean) / deviation)
+        norm.weight.div_(deviation)

@@ -15,7 +15,7 @@ from care_cli import checkpoints
 from care_cli.backbones import STEM_VIT, stem_vit
 from care_cli.engines import Network
 from care_cli.errors import CareError
-from care_cli.records import ModelSpec
+from care_cli.records import KeypointScheme, ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +65,28 @@ def build_backbone(architecture: str, **options: Any) -> torch.nn.Module:
         raise CareError(f"timm has no model {architecture!r}; {hint}") from error
     except (TypeError, ValueError) as error:
         raise CareError(f"timm can't build {architecture} with {options}: {error}") from error
+
+
+def build_embedder(
+    architecture: str, options: dict[str, Any] | None = None, keypoints: dict[str, Any] | None = None
+) -> torch.nn.Module:
+    """An untrained backbone, `(B,3,S,S)` to `(B,D)`; with `keypoints`, one that takes points `(B,K,3)` too.
+
+    `options` are those of `build_backbone`, `keypoints` what a header says of them: names, mirrors, mode, soft, scale
+    (`KeypointViT.describe`). Raises CareError as the two do.
+    """
+    model = build_backbone(architecture, **(options or {}))
+    if keypoints is None:
+        return model
+    from care_cli.keypoint_vit import KeypointViT
+
+    how = {key: keypoints[key] for key in ("soft", "scale") if key in keypoints}
+    return KeypointViT(model, scheme_of(keypoints), keypoints["mode"], **how)
+
+
+def scheme_of(keypoints: dict[str, Any]) -> KeypointScheme:
+    """The categories of points that a header names."""
+    return KeypointScheme(tuple(keypoints["names"]), dict(keypoints.get("mirrors", {})))
 
 
 def save_embedder(model: torch.nn.Module, path: Path, header: dict[str, Any]) -> None:

@@ -20,6 +20,8 @@ LARGEST_OPTION = 4096  # channels, px
 DEEPEST = 200  # layers
 LARGEST_DIM = 100_000  # numbers of an embedding
 LARGEST_FILE = 2**50  # bytes
+KEYPOINT_MODES = ("ckpe", "kpe", "kpe-pooled")  # how a network is told of points, see keypoint_vit
+MOST_KEYPOINTS = 200  # categories of points
 ROLE = re.compile(r"(detect|propagate):(cpu|cuda)|index")
 PEOPLE = {"person", "people", "human", "man", "woman", "child"}
 VEHICLES = {"vehicle", "car", "truck", "bus", "motorcycle", "motorbike", "bicycle", "bike", "atv", "quad"}
@@ -136,6 +138,21 @@ def _are_thresholds(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_number(-1, 1)(value.get(key, 0)) for key in ("known", "new"))
 
 
+def _are_keypoints(value: Any) -> bool:
+    if not isinstance(value, dict) or value.get("mode") not in KEYPOINT_MODES:
+        return False
+    names, mirrors = value.get("names"), value.get("mirrors", {})
+    return (
+        _is_list(_is_label)(names)
+        and 1 <= len(names) <= MOST_KEYPOINTS
+        and len(set(names)) == len(names)
+        and isinstance(mirrors, dict)
+        and all(_is_label(other) and mirrors.get(other) == name for name, other in mirrors.items())
+        and isinstance(value.get("soft", False), bool)
+        and _is_number(-1000, 1000)(value.get("scale", 1.0))
+    )
+
+
 TEXT = _is_text, "printable text"
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "task": TEXT,
@@ -155,6 +172,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mean": (_is_list(_is_number(-1000, 1000), 3), "three numbers"),
     "std": (_is_list(_is_number(1e-6, 1000), 3), "three positive numbers"),
     "options": (_are_options, f"a table of plain values up to {LARGEST_OPTION}"),
+    "keypoints": (
+        _are_keypoints,
+        f"a table: mode ({', '.join(KEYPOINT_MODES)}), up to {MOST_KEYPOINTS} different names, mirrors that name each "
+        "other, soft, scale",
+    ),
     "thresholds": (_are_thresholds, "a table with the cosines 'known' and 'new'"),
     "files": (_is_list(_is_text), "a list of paths"),
     "default_for": (

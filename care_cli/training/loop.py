@@ -73,7 +73,7 @@ def train(
 
     torch.manual_seed(cfg.seed)
     generator = torch.Generator().manual_seed(cfg.seed)
-    batches = pk_batches(labels, cfg.individuals, cfg.photos, np.random.default_rng(cfg.seed))
+    batches = pk_batches(labels, cfg.individuals, cfg.photos, cfg.seed)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (cfg.mean, cfg.std))
 
     with torch.no_grad():
