@@ -30,7 +30,7 @@ class EvaluateConfig:
     models: tuple[ModelSpec, ...] = ()
     protocol: Protocol = field(default_factory=Protocol)
     split: str | None = None  # None: the one that the models were trained with, else all named crops
-    part: str = "test"  # train | val | test | all
+    part: str | None = None  # train | val | test | all; None: test, where there is a split
     species: str | None = None
     closed_set: bool = False  # animals that a model knows may be examined, with crops that it has not seen
     open_share: float = open_set.SHARE  # of the individuals, unknown in turn; 0: no open set
@@ -112,6 +112,14 @@ def measure(catalog: Catalog, spec: ModelSpec, crop_ids: Sequence[int] | None, c
         "variants": {name: _values(model.answers[name], whom.crops) for name in others},
         "open_set": model.open_set,
     }
+
+
+def protocol_of(kind: str, filters: Sequence[str], query_share: float | None, seed: int) -> Protocol:
+    """The protocol that was asked for. CareError when its options contradict each other."""
+    if query_share is not None and kind != "qg":
+        raise CareError("--query-share says how many crops ask; it needs --protocol qg.")
+    share = Protocol.query_share if query_share is None else query_share
+    return Protocol(kind, tuple(dict.fromkeys(filters)), share, seed)
 
 
 def variants(protocol: Protocol, crops: Crops) -> dict[str, Protocol]:
