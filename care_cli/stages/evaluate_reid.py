@@ -52,6 +52,8 @@ def run(catalog: Catalog, cfg: EvaluateConfig) -> dict:
     """
     if not cfg.models:
         raise CareError("Name a model to examine with --model.")
+    if not 0 <= cfg.open_share < 1:
+        raise CareError(f"The share of unknown animals lies between 0 and 1, but got {cfg.open_share:g}.")
     whom, models = _examined(catalog, cfg.models, cfg)
     groups, individuals = rows.grouped(models), whom.crops.individual
     found = [rows.row(group, individuals, cfg.seed) for group in groups]
@@ -204,7 +206,9 @@ def _open(whom: Asked, vectors: np.ndarray, of_validation: np.ndarray, cfg: Eval
         return None
     validation = replace(whom, crops=whom.validation, may_ask=np.ones(len(whom.validation), bool))
     chosen = open_set.best_threshold(_faced(validation, of_validation, cfg))
-    parts = _faced(whom, vectors, cfg)
+    parts = [one for one in _faced(whom, vectors, cfg) if one.known.any() and not one.known.all()]
+    if not parts:
+        return None
     told = [open_set.separation(one) | (open_set.at(one, chosen) if np.isfinite(chosen) else {}) for one in parts]
     names = dict.fromkeys(name for one in told for name in one)
     return {

@@ -98,7 +98,7 @@ def crops_of(catalog: Catalog, crop_ids: Iterable[int] | None = None, species: s
         row
         for row in catalog.crop_rows(Selection(category="animal", species=species))
         if row["individual"] is not None
-        and row["individual"].casefold() not in NOBODY
+        and row["individual"].strip().casefold() not in NOBODY
         and (ids is None or row["crop"] in ids)
     ]
     rows.sort(key=lambda row: row["crop"])
