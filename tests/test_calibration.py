@@ -369,7 +369,7 @@ def test_test_animals_and_those_trained_on_are_left_out(catalog, made, tmp_path,
 
     digests = catalog.pixel_digests(crops_of(catalog, {8, 9, 10})[::4])  # a crop of each
     model = encoders.build_backbone("vit_tiny_patch16_224", **TINY)
-    training = {"crops": sorted(digests.values()), "split": catalog.split("mine")["sha256"]}
+    training = {"crops": sorted(digests.values()), "split": {"name": "mine", "sha256": catalog.split("mine")["sha256"]}}
     encoders.save_embedder(model, tmp_path / "taught.safetensors", HEADER | {"training": training})
     taught = registry.find(tmp_path / "taught.safetensors", task="embedder")
     index.run(catalog, index.IndexConfig(taught))

@@ -267,7 +267,9 @@ def _fitting(data: LabelledCrops, cfg: TrainConfig, say: Callable[[str], None]) 
     else:
         data = replace(data, points=None)
     if individuals < cfg.individuals:
-        say(f"There are only {individuals} individuals: a batch has {individuals} of them instead of {cfg.individuals}.")
+        say(
+            f"There are only {individuals} individuals: a batch has {individuals} of them instead of {cfg.individuals}."
+        )
         cfg = replace(cfg, individuals=individuals)
     if counts.max() == 1 and cfg.triplet_weight:
         say("No individual has two photos, so the triplet loss has nothing to compare and rests.")
