@@ -25,8 +25,9 @@ from care_cli import __version__
 from care_cli.errors import CareError
 from care_cli.weights import cache_folder, digest, file_sha256
 
-BUILDERS = ("torch", "timm", "ultralytics", "open_clip_torch")  # packages whose version may change a graph
-SOURCES = ("openvino_engine", "yolo", "encoders", "backbones", "checkpoints", "features/backbone")  # they make graphs
+# what makes graphs: packages, and modules of our own
+BUILDERS = ("torch", "timm", "ultralytics", "open_clip_torch")
+SOURCES = ("openvino_engine", "yolo", "encoders", "backbones", "keypoint_vit", "checkpoints", "features/backbone")
 DAY = 86400  # seconds
 UNUSED_DAYS = 60  # after which a folder goes
 

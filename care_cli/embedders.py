@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from care_cli import engines
-from care_cli.encoders import FAMILIES, load_network
+from care_cli.encoders import FAMILIES, load_network, scheme_of
 from care_cli.errors import CareError
 from care_cli.preparation import Preparation
-from care_cli.records import ModelSpec
+from care_cli.records import KeypointScheme, ModelSpec
 from care_cli.weights import digest
 
 if TYPE_CHECKING:
@@ -22,12 +22,15 @@ class Embedder:
     """An embedding model ready for use, from any thread; made by `load_embedder`.
 
     `dim` is the vector's length; `settings` is what changes results beside the weights and the precision; `workers` is
-    how many calls it likes at a time, and `batch` how many crops in each.
+    how many calls it likes at a time, and `batch` how many crops in each. `scheme`: which points it is shown, in this
+    order; None: none.
     """
 
     def __init__(self, engine: engines.Engine, about: dict[str, Any]):
         self.settings: dict[str, Any] = about["settings"]
         self.dim: int = about["dim"]
+        keypoints = self.settings.get("keypoints")
+        self.scheme: KeypointScheme | None = scheme_of(keypoints) if keypoints else None
         self.preparation = Preparation(**about["preparation"])
         self.size = self.preparation.size
         engine.plan(self.size, self.size)
@@ -39,11 +42,19 @@ class Embedder:
         """One crop as the network wants it: `(S,S,3) uint8` RGB."""
         return self.preparation(image)
 
-    def embed(self, batch: np.ndarray) -> np.ndarray:
-        """Vectors `(B,dim) float32` of L2 norm 1 for transformed crops `(B,S,S,3) uint8`."""
+    def embed(self, batch: np.ndarray, points: np.ndarray | None = None) -> np.ndarray:
+        """Vectors `(B,dim) float32` of L2 norm 1 for transformed crops `(B,S,S,3) uint8`.
+
+        `points`, for a model with a `scheme`, are `(B,K,3) float32` as `keypoints.inputs.shares` gives them; None, and
+        zeros: there are none, and the model answers as one that knows of no points.
+        """
         if not len(batch):
             return np.zeros((0, self.dim), np.float32)
-        vectors = self._engine(batch)
+        if self.scheme is None:
+            vectors = self._engine(batch)
+        else:
+            none = np.zeros((len(batch), len(self.scheme.names), 3), np.float32)
+            vectors = self._engine(batch, none if points is None else points)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 

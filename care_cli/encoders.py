@@ -29,7 +29,8 @@ def load_network(spec: ModelSpec, weights: Path) -> Network:
     """The graph that `spec` describes, with these weights: crops in, vectors that are not yet of norm 1 out.
 
     The module maps `(B,S,S,3) uint8` to `(B,dim) float32`; `about` has `dim`, `settings` (what changes results beside
-    the weights) and `preparation` (the fields of `preparation.Preparation`).
+    the weights) and `preparation` (the fields of `preparation.Preparation`). A network that takes points, `(B,K,3)
+    float32` beside the crops, has `keypoints` in its settings, as its header has.
 
     Raises CareError when the weights do not fit, naming what differs; only a classifier's layers may be left over.
     """
@@ -37,12 +38,14 @@ def load_network(spec: ModelSpec, weights: Path) -> Network:
     model, settings, preparation = FAMILIES[spec.family](spec, Path(weights))
     size = preparation["size"]
     module = _vectors(model, settings["mean"], settings["std"])
+    beside = ((len(settings["keypoints"]["names"]), 3),) if "keypoints" in settings else ()
     import torch
 
     with torch.inference_mode():
-        dim = int(module.float().eval()(torch.zeros((1, size, size, 3), dtype=torch.uint8)).shape[1])
+        pixels = torch.zeros((1, size, size, 3), dtype=torch.uint8)
+        dim = int(module.float().eval()(pixels, *(torch.zeros((1, *shape)) for shape in beside)).shape[1])
     about = {"dim": dim, "settings": settings, "preparation": preparation}
-    return Network(module, about, ((size, size), (size, size)), _agree)
+    return Network(module, about, ((size, size), (size, size)), _agree, beside)
 
 
 def build_backbone(architecture: str, **options: Any) -> torch.nn.Module:
@@ -90,15 +93,16 @@ def scheme_of(keypoints: dict[str, Any]) -> KeypointScheme:
 
 
 def save_embedder(model: torch.nn.Module, path: Path, header: dict[str, Any]) -> None:
-    """Write a timm backbone as our checkpoint.
+    """Write a network of `build_embedder` as our checkpoint.
 
     `header` needs `method`, `architecture` (timm's name), `input_size`, `mean` and `std`; `options` (what
-    `build_backbone` was given), `interpolation`, `crop_pct`, `crop_mode`, class names, training split and
-    metrics are kept.
+    `build_embedder` was given), `interpolation`, `crop_pct`, `crop_mode`, class names, training split and
+    metrics are kept. What a network that takes points says of itself is its `keypoints`.
     """
     if missing := {"method", "architecture", "input_size", "mean", "std"} - set(header):
         raise CareError(f"an embedder's header needs {', '.join(sorted(missing))}")
-    checkpoints.save(path, model.state_dict(), {"task": "embedder", **header})
+    own = {"keypoints": model.describe()} if hasattr(model, "scheme") else {}
+    checkpoints.save(path, model.state_dict(), {"task": "embedder", **header, **own})
 
 
 def _timm(spec: ModelSpec, weights: Path) -> Built:
@@ -111,12 +115,14 @@ def _ours(spec: ModelSpec, weights: Path) -> Built:
     header = checkpoints.read_header(weights)
     if header.get("task") != "embedder" or not isinstance(header.get("architecture"), str):
         raise CareError(f"{weights.name} is not an embedder; its header says {header.get('task', 'nothing')}")
-    options = header.get("options") or {}
-    model = checkpoints.build(weights, functools.partial(build_backbone, header["architecture"], **options))
+    keypoints = header.get("keypoints")
+    make = functools.partial(build_embedder, header["architecture"], header.get("options"), keypoints)
+    model = checkpoints.build(weights, make)
     load_weights(model, checkpoints.load_state(weights), weights)
     said = {key: header[key] for key in DATA_KEYS if header.get(key) is not None}
-    settings, preparation = as_timm_says(model, header["architecture"], said)
-    return model, settings | {"method": header.get("method")}, preparation
+    settings, preparation = as_timm_says(model if keypoints is None else model.vit, header["architecture"], said)
+    settings["method"] = header.get("method")
+    return model, settings if keypoints is None else settings | {"keypoints": model.describe()}, preparation
 
 
 def _miewid(spec: ModelSpec, weights: Path) -> Built:
@@ -207,7 +213,7 @@ def as_timm_says(
 
 
 def _vectors(model: torch.nn.Module, mean: list[float], std: list[float]) -> torch.nn.Module:
-    """The model from `(B,S,S,3) uint8` RGB, normalised as torchvision does it."""
+    """The model from `(B,S,S,3) uint8` RGB, normalised as torchvision does it, and whatever else it takes."""
     import torch
 
     class Vectors(torch.nn.Module):
@@ -217,8 +223,8 @@ def _vectors(model: torch.nn.Module, mean: list[float], std: list[float]) -> tor
             self.register_buffer("mean", torch.tensor(mean)[:, None, None])
             self.register_buffer("std", torch.tensor(std)[:, None, None])
 
-        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return self.model((pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std)
+        def forward(self, pixels: torch.Tensor, *beside: torch.Tensor) -> torch.Tensor:
+            return self.model((pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std, *beside)
 
     return Vectors()
 

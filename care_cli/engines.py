@@ -26,7 +26,8 @@ Notice = Callable[[str], None]
 
 
 class Engine(Protocol):
-    """A network ready to be called, from any thread: `(B,H,W,3) uint8 RGB` to what the network answers, float32.
+    """A network ready to be called, from any thread: `(B,H,W,3) uint8 RGB`, and what else it takes (`Network.beside`),
+    `(B, ...) float32`, to what the network answers, float32.
 
     The call blocks until its answer is there.
     """
@@ -37,7 +38,7 @@ class Engine(Protocol):
     workers: int  # calls that it likes at the same time
     batch: int  # photos that it likes in a call
 
-    def __call__(self, batch: np.ndarray) -> np.ndarray: ...
+    def __call__(self, batch: np.ndarray, *beside: np.ndarray) -> np.ndarray: ...
 
     def plan(self, height: int, width: int) -> None:
         """Choose `batch` for inputs of at most this size in px."""
@@ -47,16 +48,19 @@ class Engine(Protocol):
 class Network:
     """What a builder made: a torch module, and what was found out about it.
 
-    module   `(B,H,W,3) uint8 RGB` to `(B, ...) float32`
+    module   `(B,H,W,3) uint8 RGB`, and what else it takes, to `(B, ...) float32`
     about    plain JSON: all that whoever uses the network must know and can't ask the module for
     sizes    two (height, width) px that it takes, the same one twice when it takes no other
     agrees   do two answers to the same input `(B, ...)` say the same?
+    beside   shapes of what it takes beside the photos, float32 in 0..1, all of it zero where there is nothing to say:
+             of one photo each, without the batch
     """
 
     module: torch.nn.Module
     about: dict[str, Any]
     sizes: tuple[tuple[int, int], tuple[int, int]]
     agrees: Callable[[np.ndarray, np.ndarray], bool]
+    beside: tuple[tuple[int, ...], ...] = ()
 
 
 def choose(engine: str, precision: str, device: str) -> tuple[str, str]:
@@ -131,7 +135,7 @@ def load(
         network = build()
     from care_cli.torch_engine import TorchEngine
 
-    return TorchEngine(network.module, device, precision), network.about
+    return TorchEngine(network.module, device, precision, network.beside), network.about
 
 
 def cores() -> int:

@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -68,29 +68,32 @@ class OpenVINOEngine:
         for _ in range(self.workers):
             self._idle.put(self._compiled.create_infer_request())
 
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
+    def __call__(self, batch: np.ndarray, *beside: np.ndarray) -> np.ndarray:
         """See `Engine`."""
-        each = min(EACH, -(-len(batch) // self.workers))
+        inputs, each = (batch, *beside), min(EACH, -(-len(batch) // self.workers))
         if _First.done:
-            return self._run(batch, each)
+            return self._run(inputs, each)
         with _First.lock:
-            answers = self._run(batch, each)
+            answers = self._run(inputs, each)
             _First.done = True
         return answers
 
     def plan(self, height: int, width: int) -> None:
         """Nothing to choose: each stream takes a few photos at a time whatever their size."""
 
-    def _run(self, batch: np.ndarray, each: int) -> np.ndarray:
+    def _run(self, inputs: Sequence[np.ndarray], each: int) -> np.ndarray:
         """The answers to a batch, `each` photos at a time, on as many streams as are free."""
-        parts = deque(np.ascontiguousarray(batch[i : i + each]) for i in range(0, len(batch), each))
+        parts = deque(
+            {place: np.ascontiguousarray(one[i : i + each]) for place, one in enumerate(inputs)}
+            for i in range(0, len(inputs[0]), each)
+        )
         running: deque = deque()
         answers = []
         try:
             while parts or running:
                 if parts and (request := self._free(wait=not running)):
                     running.append(request)
-                    request.start_async({0: parts.popleft()}, share_inputs=True)
+                    request.start_async(parts.popleft(), share_inputs=True)
                 else:
                     running[0].wait()
                     answers.append(running[0].get_output_tensor(0).data.astype(np.float32))  # astype copies
@@ -162,7 +165,7 @@ def convert(network: Network) -> openvino.Model:
     """The network in OpenVINO, for any number of photos of any size that it takes.
 
     Raises Unfit when it can't be converted, or answers otherwise than torch at another batch and size than
-    the one that it was traced with.
+    the one that it was traced with, with something beside the photos or nothing.
     """
     import torch
 
@@ -173,19 +176,30 @@ def convert(network: Network) -> openvino.Model:
     try:
         with torch.no_grad(), warnings.catch_warnings():  # inference_mode's tensors can't be traced
             warnings.simplefilter("ignore")
-            example = torch.from_numpy(_pattern(1, *first))
-            module(example)
-            model = _openvino().convert_model(module, example_input=example, input=[shape])
-            probe = _pattern(2, *second)
-            expected = module(torch.from_numpy(probe)).numpy()
-        answer = OpenVINOEngine(model, "float32")._run(probe, len(probe))
+            example = tuple(torch.from_numpy(one) for one in (_pattern(1, *first), *_beside(1, network)))
+            module(*example)
+            shapes = [shape, *([-1, *one] for one in network.beside)]
+            model = _openvino().convert_model(module, example_input=example, input=shapes)
+            probes = [(_pattern(2, *second), *_beside(2, network))]
+            if network.beside:
+                probes.append((probes[0][0], *(np.zeros_like(one) for one in probes[0][1:])))
+            expected = [module(*(torch.from_numpy(one) for one in probe)).numpy() for probe in probes]
+        engine = OpenVINOEngine(model, "float32")
+        answers = [engine._run(probe, len(probe[0])) for probe in probes]
     except MemoryError:
         raise
     except Exception as error:  # whatever the converter stumbles over, torch still runs the network
         raise Unfit(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1][:200]}") from error
-    if answer.shape != expected.shape or not network.agrees(expected, answer):
-        raise Unfit("its answers differ from torch's")
+    for ours, theirs in zip(answers, expected, strict=True):
+        if ours.shape != theirs.shape or not network.agrees(theirs, ours):
+            raise Unfit("its answers differ from torch's")
     return model
+
+
+def _beside(count: int, network: Network) -> list[np.ndarray]:
+    """What a network takes beside `count` photos: `(count, ...) float32` in 0..1, the same at every call."""
+    random = np.random.default_rng(7)
+    return [random.random((count, *shape), np.float32) for shape in network.beside]
 
 
 def _pattern(count: int, height: int, width: int) -> np.ndarray:

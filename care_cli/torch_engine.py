@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,11 +30,13 @@ class TorchEngine:
     name = "torch"
     workers = 1
 
-    def __init__(self, module: torch.nn.Module, device: str, precision: str):
+    def __init__(self, module: torch.nn.Module, device: str, precision: str, beside: tuple[tuple[int, ...], ...] = ()):
+        """`module` and `beside` as a `Network` has them."""
         prepare_torch()
         import torch
 
         self.device, self.precision, self.batch = device, precision, CPU_BATCH
+        self._beside = beside
         self._kind = torch.device(device).type
         self._dtype = getattr(torch, precision)
         self._lock = threading.Lock()
@@ -44,19 +47,20 @@ class TorchEngine:
         if precision != "float32":
             _lower(self._module, self._dtype)
 
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
+    def __call__(self, batch: np.ndarray, *beside: np.ndarray) -> np.ndarray:
         """See `Engine`; raises CareError when the device's memory does not hold a single item."""
         done: list[np.ndarray] = []
         start = 0
         with self._lock:
             while start < len(batch) or not done:
-                part = batch[start : start + (self._most or len(batch))]
+                end = start + (self._most or len(batch))
+                part = [one[start:end] for one in (batch, *beside)]
                 answer = self._try(part)
                 if answer is None:
-                    self._halve(len(part))
+                    self._halve(len(part[0]))
                     continue
                 done.append(answer)
-                start += len(part)
+                start += len(part[0])
         return done[0] if len(done) == 1 else np.concatenate(done)
 
     def plan(self, height: int, width: int) -> None:
@@ -65,20 +69,26 @@ class TorchEngine:
             return
         import torch
 
-        self(np.zeros((1, height, width, 3), np.uint8))  # the libraries' own memory comes with the first call
+        self._probe(1, height, width)  # the libraries' own memory comes with the first call
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
-        self(np.zeros((2, height, width, 3), np.uint8))
+        self._probe(2, height, width)
         each = (torch.cuda.max_memory_allocated(self.device) - before) / 2
         free, _ = torch.cuda.mem_get_info(self.device)
         self.batch = int(min(max(SHARE * free / max(each, 1), 1), LARGEST_BATCH))
 
-    def _try(self, batch: np.ndarray) -> np.ndarray | None:
+    def _probe(self, count: int, height: int, width: int) -> None:
+        self(
+            np.zeros((count, height, width, 3), np.uint8),
+            *(np.zeros((count, *shape), np.float32) for shape in self._beside),
+        )
+
+    def _try(self, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
         """The answer to a batch; None when memory ran out, with nothing of the attempt held."""
         import torch
 
         try:
-            return self._forward(batch)
+            return self._forward(inputs)
         except torch.OutOfMemoryError:
             return None
 
@@ -94,15 +104,15 @@ class TorchEngine:
         if self._kind == "cuda":
             torch.cuda.empty_cache()
 
-    def _forward(self, batch: np.ndarray) -> np.ndarray:
+    def _forward(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
         import torch
 
-        pixels = torch.from_numpy(np.ascontiguousarray(batch))
+        tensors = [torch.from_numpy(np.ascontiguousarray(one)) for one in inputs]
         if self._kind == "cuda":
-            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+            tensors = [one.pin_memory().to(self.device, non_blocking=True) for one in tensors]
         lowered = self.precision != "float32"
         with torch.inference_mode(), torch.autocast(self._kind, dtype=self._dtype, enabled=lowered):
-            return self._module(pixels).float().cpu().numpy()
+            return self._module(*tensors).float().cpu().numpy()
 
 
 def _lower(module: torch.nn.Module, dtype: torch.dtype) -> None:
