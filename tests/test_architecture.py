@@ -44,7 +44,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "preparation": (LEAVES, set()),
     "training": (
         FILES | {"training", "backbones", "keypoint_vit", "embedders", "encoders", "detectors", "yolo", "registry",
-                 "evaluation"},
+                 "evaluation", "preparation"},
         {"torch", "torchvision", "timm", "ultralytics", "accelerate"},
     ),
     "evaluation": (LEAVES | {"evaluation"}, {"matplotlib", "sklearn"}),
