@@ -62,7 +62,9 @@ def read(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], di
             differing = differences(header["identity"], json.loads(json.dumps(identity)))
             tensors = {} if differing else {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CareError(f"{path} is no checkpoint of a training: {error}. Remove it, or name another folder.") from error
+        raise CareError(
+            f"{path} is no checkpoint of a training: {error}. Remove it, or name another folder."
+        ) from error
     if differing:
         raise CareError(
             f"{path} is of another training, which differs in {', '.join(differing)}. Name another folder for this "
