@@ -204,6 +204,24 @@ def test_places_are_resampled_for_a_photo_of_another_size_as_positions_are():
     np.testing.assert_allclose(marked - plain, expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("mode", ["ckpe", "kpe"])
+def test_weights_of_another_photo_size_are_resampled(mode):
+    """As timm resamples the position embeddings of the backbone."""
+    import timm
+
+    small, large = (made("vit_tiny_patch16_224", TINY | {"img_size": size}, mode=mode) for size in (64, 96))
+    torch.nn.init.normal_(small.embeddings)
+    encoders.load_weights(large, small.state_dict(), Path("small"))
+    for ours, theirs in ((large.embeddings, small.embeddings), (large.vit.pos_embed[0], small.vit.pos_embed[0])):
+        expected = theirs
+        if len(theirs) != 3:
+            expected = timm.layers.resample_abs_pos_embed(theirs[None], [12, 12], [8, 8], num_prefix_tokens=1)[0]
+        torch.testing.assert_close(ours, expected)
+    assert len(large.embeddings) == (3 if mode == "ckpe" else 1 + 12 * 12)
+    with pytest.raises(CareError, match="lack vit.cls_token"):
+        encoders.load_weights(large, {k: v for k, v in small.state_dict().items() if k != "vit.cls_token"}, Path("w"))
+
+
 def test_what_is_learned_reaches_the_embeddings_that_were_used():
     for mode, used in (("ckpe", [0, 2]), ("kpe", [1 + 1 * 4 + 0, 1 + 2 * 4 + 2])):
         model = made("test_vit", {"img_size": 64}, mode=mode).train()
