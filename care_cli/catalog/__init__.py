@@ -8,6 +8,7 @@ from care_cli.catalog.identity import IdentityLog
 from care_cli.catalog.keypoints import KeypointsTable
 from care_cli.catalog.photos import PhotosTable
 from care_cli.catalog.runs import RunsTable
+from care_cli.catalog.splits import SplitsTable
 from care_cli.catalog.store import Store
 from care_cli.catalog.templates import TemplatesTable
 
@@ -21,6 +22,7 @@ class Catalog(
     TemplatesTable,
     KeypointsTable,
     EmbeddingsTable,
+    SplitsTable,
     IdentityLog,
     Health,
     ExchangeQueries,

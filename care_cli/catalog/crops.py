@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
 
 from care_cli.decisions import Decision, composed, undone
+from care_cli.errors import CareError
 from care_cli.geometry import Box
 from care_cli.records import Crop, Selection
 from care_cli.scan import deployment_folder
@@ -57,6 +60,8 @@ visible AS (
       OR other.category = 'person' AND crops.category = 'animal' AND {overlap("other", "crops", ONE_BEING)})))
 """
 
+PIXELS = "SELECT crop_id, jpeg FROM crop_pixels WHERE crop_id IN (SELECT value FROM json_each(?))"
+
 CROP_COLUMNS = """
 visible.id AS crop, visible.image_id AS image, visible.category, visible.species, visible.flank,
 round(visible.confidence, 3) AS confidence, individuals.name AS individual, visible.label,
@@ -104,11 +109,21 @@ class CropsTable:
 
     def pixels(self, crop_ids: Iterable[int]) -> dict[int, bytes]:
         """The stored JPEGs of these crops, by crop id; crops without pixels are left out."""
-        ids = json.dumps(list(crop_ids))
-        rows = self.rows(
-            "SELECT crop_id, jpeg FROM crop_pixels WHERE crop_id IN (SELECT value FROM json_each(?))", (ids,)
-        )
-        return {row["crop_id"]: row["jpeg"] for row in rows}
+        return dict(self._fetched(PIXELS, (json.dumps(list(crop_ids)),))[1])
+
+    def pixel_reader(self) -> Callable[[Iterable[int]], dict[int, bytes]]:
+        """`pixels` for any thread, through a connection of its own that only reads."""
+        file = f"{self.path.resolve().as_uri()}?mode=ro"
+        connection, lock = sqlite3.connect(file, uri=True, check_same_thread=False), threading.Lock()
+
+        def pixels(crop_ids: Iterable[int]) -> dict[int, bytes]:
+            try:
+                with lock:
+                    return dict(connection.execute(PIXELS, (json.dumps(list(crop_ids)),)).fetchall())
+            except sqlite3.Error as error:
+                raise CareError(f"{self.path} could not be read: {error}. Run `care doctor`.") from error
+
+        return pixels
 
     def replace_pixels(self, crop_id: int, jpeg: bytes) -> None:
         """Put other pixels in place of a crop's; embeddings and points that models found in the old ones go."""

@@ -94,4 +94,44 @@ def tell_of_templates(db: Database) -> None:
     db.conn.execute(ABOUT)
 
 
-MIGRATIONS: list[Callable[[Database], None]] = [number_blocks, tell_of_templates]
+TRAINING = """
+CREATE TABLE splits (               -- a division of named crops into training, validation and test, by name
+  id         INTEGER PRIMARY KEY,
+  name       TEXT NOT NULL UNIQUE,
+  settings   TEXT NOT NULL CHECK (json_valid(settings)),  -- rule, shares, seed
+  sha256     TEXT NOT NULL CHECK (length(sha256) = 64),   -- of all digests of pixels with their parts
+  created_at TEXT NOT NULL          -- UTC
+) STRICT;
+
+CREATE TABLE split_crops (          -- which part of a split a crop is in; kept when the catalog grows
+  split_id INTEGER NOT NULL REFERENCES splits(id),
+  crop_id  INTEGER NOT NULL REFERENCES crops(id),
+  part     TEXT NOT NULL CHECK (part IN ('train', 'val', 'test')),
+  PRIMARY KEY (split_id, crop_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX split_crops_by_crop ON split_crops(crop_id);
+
+CREATE TABLE calibrations (         -- what a model's similarities mean, learned on pairs of known animals
+  id          INTEGER PRIMARY KEY,
+  model_id    INTEGER NOT NULL REFERENCES models(id),
+  species     TEXT,                 -- null: of all species together
+  settings    TEXT NOT NULL CHECK (json_valid(settings)),  -- all that changes the curve: precision, score, ...
+  curve       TEXT NOT NULL CHECK (json_valid(curve)),     -- from similarity to probability
+  known       REAL NOT NULL,        -- probability from which the best candidate is the animal
+  new         REAL NOT NULL,        -- probability below which nobody is
+  pairs       INTEGER NOT NULL,     -- that it rests on
+  individuals INTEGER NOT NULL,     -- that the pairs are of
+  ece         REAL NOT NULL,        -- expected calibration error, on pairs it was not fitted to
+  made_at     TEXT NOT NULL         -- UTC
+) STRICT;
+CREATE UNIQUE INDEX calibrations_by_model ON calibrations(model_id, coalesce(species, ''), settings);
+"""
+
+
+def divide_for_training(db: Database) -> None:
+    """Format 4: splits say which crops a model may learn from, calibrations what its similarities mean."""
+    for statement in statements(TRAINING):
+        db.conn.execute(statement)
+
+
+MIGRATIONS: list[Callable[[Database], None]] = [number_blocks, tell_of_templates, divide_for_training]

@@ -59,6 +59,20 @@ class RunsTable:
         with self.transaction():
             self.db.conn.execute("UPDATE runs SET finished_at = ? WHERE id = ?", (now(), run_id))
 
+    def finish_training(self, run_id: int, spec: ModelSpec) -> None:
+        """Mark that a training reached its end, and which model came of it."""
+        with self.transaction():
+            model_id = self.add_model(spec)
+            self.db.conn.execute("UPDATE runs SET model_id = ? WHERE id = ?", (model_id, run_id))
+            self.finish_run(run_id)
+
+    def trained_models(self) -> list[dict]:
+        """Models that were trained in this catalog, with their runs (id, settings, finished_at), newest first."""
+        return self.rows(
+            "SELECT models.*, runs.id AS run, settings, finished_at FROM runs JOIN models ON models.id = model_id "
+            "WHERE command = 'train' AND finished_at IS NOT NULL ORDER BY finished_at DESC, runs.id DESC"
+        )
+
     def run(self, run_id: int, command: str) -> dict:
         """A run's row with its model's name; CareError when there is none of that command."""
         found = self.rows(

@@ -1,16 +1,21 @@
 """What chance does to a crop between two photos: framing, side, light, distance, cover.
 
-Everything works on a whole batch of float images in 0..1, `(B, 3, H, W)`, and draws from one generator.
+Everything works on a whole batch of float images in 0..1, `(B, 3, H, W)`, and draws from one generator, which may
+live on the images' device or on the CPU. Named points move with the picture: `(B, K, 3)`, x and y as shares 0..1 of
+its width and height, and a weight, 0 for a point that is not there.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TRIES = 10  # for a window that lies within the picture, as torchvision's RandomResizedCrop
 
 
 @dataclass(frozen=True)
@@ -27,44 +32,142 @@ class Augmentation:
     noise: float = 0.01  # upper bound of the standard deviation
     cover: float = 0.0  # chance of one covered rectangle
     cover_area: float = 0.2  # upper bound of its share of the image
+    crop: float = 1.0  # a window of at least this share of the area fills the picture; 1: all of it, always
+    ops: int = 0  # RandAugment's changes of colour and tone, one after the other
+    magnitude: float = 20 / 30  # of each of them, 0..1
 
 
-def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """Randomly changed copies of `images` `(B, 3, H, W) float in 0..1`, same shape and range."""
-    images = reframe(images, how, generator)
+NOTHING = Augmentation(*[0.0] * 10)
+WILDLIFE = Augmentation(*[0.0] * 10, crop=0.8, ops=2)  # of WildlifeDatasets' recipe what leaves shapes as they are
+
+
+def augment(
+    images: Tensor,
+    how: Augmentation,
+    generator: torch.Generator,
+    points: Tensor | None = None,
+    swap: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Randomly changed copies of `images` `(B, 3, H, W) float in 0..1`, same shape and range.
+
+    With `points (B, K, 3)` also these, moved with the picture. `swap (K,) int64` says where each category's
+    counterpart stands on the animal's other side.
+    """
+    images, moved = reframe(images, how, generator, points, swap)
+    images = change_tones(images, how, generator)
     images = lose_detail(images, how, generator)
     images = relight(images, how, generator)
-    return cover(images, how, generator)
+    images = cover(images, how, generator)
+    return images if points is None else (images, moved)
 
 
-def reframe(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """Mirror, turn, zoom and shift: what a slightly different box and pose do to a crop."""
-    import math
+def reframe(
+    images: Tensor,
+    how: Augmentation,
+    generator: torch.Generator,
+    points: Tensor | None = None,
+    swap: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Mirror, turn, zoom and shift, all in one: what a slightly different box and pose do to a crop."""
+    if not (how.flip or how.rotation or how.zoom or how.shift or how.crop < 1):
+        return images, points
+    to_source, mirrored = affine(len(images), how, generator)
+    to_source, mirrored = to_source.to(images), mirrored.to(images.device)
+    grid = F.affine_grid(to_source, list(images.shape), align_corners=False)
+    changed = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return changed, None if points is None else move(points, to_source, mirrored, swap)
 
-    import torch
-    import torch.nn.functional as F
 
-    count = len(images)
+def affine(count: int, how: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Where each place of a changed picture comes from: `(B, 2, 3) float32`, and whether it is mirrored `(B,) bool`.
+
+    Coordinates are normalised: -1..1 is a picture's side (torch's affine_grid without aligned corners).
+    """
     angle = _signed(count, generator) * math.radians(how.rotation)
     zoom_x, zoom_y = (torch.exp(_signed(count, generator) * how.zoom) for _ in range(2))
-    mirror = torch.where(torch.rand(count, generator=generator) < how.flip, -1.0, 1.0)
+    mirrored = _uniform(count, generator) < how.flip
+    mirror = torch.where(mirrored, -1.0, 1.0)
     cos, sin = torch.cos(angle), torch.sin(angle)
-    shift = [2 * how.shift * _signed(count, generator) for _ in range(2)]  # normalised coordinates
+    shift_x, shift_y = (2 * how.shift * _signed(count, generator) for _ in range(2))
+    if how.crop < 1:
+        width, height, x, y = window(count, how.crop, generator)
+        zoom_x, zoom_y, shift_x, shift_y = zoom_x * width, zoom_y * height, shift_x + x, shift_y + y
     rows = [
-        torch.stack([mirror * zoom_x * cos, -zoom_y * sin, shift[0]], 1),
-        torch.stack([mirror * zoom_x * sin, zoom_y * cos, shift[1]], 1),
+        torch.stack([mirror * zoom_x * cos, -zoom_y * sin, shift_x], 1),
+        torch.stack([mirror * zoom_x * sin, zoom_y * cos, shift_y], 1),
     ]
-    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return torch.stack(rows, 1), mirrored
+
+
+def window(count: int, least: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Windows of a square picture as torchvision's RandomResizedCrop draws them, each `(B,)`.
+
+    Width and height as shares of the side, and the centre's place, -1..1. The area's share is uniform in least..1, the
+    aspect's logarithm between 3:4 and 4:3; a window that does not fit is drawn again.
+    """
+    area = least + (1 - least) * _uniform((count, TRIES), generator)
+    aspect = torch.exp(math.log(4 / 3) * _signed((count, TRIES), generator))
+    width, height = (area * aspect).sqrt(), (area / aspect).sqrt()
+    fits = (width <= 1) & (height <= 1)
+    first = fits.int().argmax(1, keepdim=True)
+    width, height = (torch.where(fits.any(1), side.gather(1, first)[:, 0], 1.0) for side in (width, height))
+    return width, height, (1 - width) * _signed(count, generator), (1 - height) * _signed(count, generator)
+
+
+def move(points: Tensor, to_source: Tensor, mirrored: Tensor, swap: Tensor | None = None) -> Tensor:
+    """Points `(B, K, 3)` of pictures that `to_source (B, 2, 3)` changed; those that left the picture have weight 0.
+
+    In a mirrored picture what was a left eye is a right one: categories change places by `swap (K,) int64`.
+    """
+    there = 2 * points[..., :2] - 1 - to_source[:, None, :, 2].to(points)  # (B, K, 2)
+    xy = (there @ torch.linalg.inv(to_source[:, :, :2].to(points)).transpose(1, 2) + 1) / 2
+    inside = ((xy >= 0) & (xy < 1)).all(-1, keepdim=True)
+    moved = torch.where(inside & (points[..., 2:] > 0), torch.cat([xy, points[..., 2:]], -1), 0.0)
+    if swap is None:
+        return moved
+    return torch.where(mirrored[:, None, None], moved[:, swap.to(points.device)], moved)
+
+
+def change_tones(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """RandAugment (Cubuk et al. 2020) on colours and tones alone: its geometric operations would move the points.
+
+    To each picture `how.ops` operations one after the other, drawn from torchvision's, of strength `how.magnitude`.
+    """
+    operations = tone_operations(how.magnitude)
+    for _ in range(how.ops):
+        chosen = (_uniform(len(images), generator) * len(operations)).long().to(images.device)
+        changed = images.clone()
+        for number, operation in enumerate(operations):
+            if operation is not None and (mine := chosen == number).any():
+                changed[mine] = operation(images[mine])
+        images = changed
+    return images.clamp(0, 1) if how.ops else images
+
+
+def tone_operations(magnitude: float) -> list[Callable[[Tensor], Tensor] | None]:
+    """RandAugment's operations without geometry, `(B, 3, H, W)` in 0..1 to the same, None for the identity.
+
+    Each of them is equally likely; those with a sign are there twice, and the others, for the same odds, too.
+    """
+    from torchvision.transforms.v2 import functional as tv
+
+    factors = (1 + 0.9 * magnitude, 1 - 0.9 * magnitude)
+    signed = [
+        lambda x, change=change, factor=factor: change(x, factor)
+        for change in (tv.adjust_brightness, tv.adjust_saturation, tv.adjust_contrast, tv.adjust_sharpness)
+        for factor in factors
+    ]
+    bits, threshold = 8 - round(4 * magnitude), 1 - magnitude
+    plain = [None, lambda x: tv.posterize(x, bits), lambda x: tv.solarize(x, threshold), tv.autocontrast, tv.equalize]
+    return signed + 2 * plain
 
 
 def lose_detail(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
     """Shrink and enlarge a part of the batch, by one factor between a half and a third."""
-    import torch
-    import torch.nn.functional as F
-
-    chosen = torch.rand(len(images), generator=generator) < how.coarse
-    factor = 2 + float(torch.rand((), generator=generator))
+    if not how.coarse:
+        return images
+    chosen = (_uniform(len(images), generator) < how.coarse).to(images.device)
+    factor = 2 + float(_uniform((), generator))
     if chosen.any():
         small = F.interpolate(images[chosen], scale_factor=1 / factor, mode="bilinear", antialias=True)
         images = images.clone()
@@ -74,44 +177,49 @@ def lose_detail(images: Tensor, how: Augmentation, generator: torch.Generator) -
 
 def relight(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
     """Brightness, contrast, loss of colour and sensor noise."""
-    import torch
-
     count = len(images)
 
     def one_each(values: Tensor) -> Tensor:
-        return values[:, None, None, None]
+        return values.to(images.device)[:, None, None, None]
 
-    grey = images.mean(1, keepdim=True)
-    without_colour = one_each(torch.rand(count, generator=generator) < how.grey)
-    images = torch.where(without_colour, grey, images)
-    contrast = one_each(1 + how.light * _signed(count, generator))
-    brightness = one_each(1 + how.light * _signed(count, generator))
-    middle = grey.mean((2, 3), keepdim=True)
-    images = ((images - middle) * contrast + middle) * brightness
-    sigma = one_each(how.noise * torch.rand(count, generator=generator))
-    return (images + sigma * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+    if how.grey or how.light:
+        grey = images.mean(1, keepdim=True)
+        without_colour = one_each(_uniform(count, generator) < how.grey)
+        images = torch.where(without_colour, grey, images)
+        contrast = one_each(1 + how.light * _signed(count, generator))
+        brightness = one_each(1 + how.light * _signed(count, generator))
+        middle = grey.mean((2, 3), keepdim=True)
+        images = (((images - middle) * contrast + middle) * brightness).clamp(0, 1)
+    if how.noise:
+        sigma = one_each(how.noise * _uniform(count, generator))
+        noise = torch.randn(images.shape, generator=generator, device=generator.device).to(images.device)
+        images = (images + sigma * noise).clamp(0, 1)
+    return images
 
 
 def cover(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
     """One rectangle of a plain colour over some images: grass, a trunk, another animal."""
-    import torch
-
+    if not how.cover:
+        return images
     images = images.clone()
     height, width = images.shape[2:]
     for image in images:
-        chance, area, aspect, x, y = torch.rand(5, generator=generator).tolist()
+        chance, area, aspect, x, y = _uniform(5, generator).tolist()
         if chance >= how.cover:
             continue
         stretch = 3 ** (2 * aspect - 1)
         h = min(height, max(1, round((area * how.cover_area * stretch) ** 0.5 * height)))
         w = min(width, max(1, round((area * how.cover_area / stretch) ** 0.5 * width)))
         top, left = int(y * (height - h + 1)), int(x * (width - w + 1))
-        image[:, top : top + h, left : left + w] = torch.rand(3, 1, 1, generator=generator)
+        image[:, top : top + h, left : left + w] = _uniform((3, 1, 1), generator).to(images.device)
     return images
 
 
-def _signed(count: int, generator: torch.Generator) -> Tensor:
-    """`(count,)` uniform in -1..1."""
-    import torch
+def _uniform(shape: int | tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Uniform in 0..1, on the generator's device."""
+    return torch.rand(shape, generator=generator, device=generator.device)
 
-    return 2 * torch.rand(count, generator=generator) - 1
+
+def _signed(shape: int | tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Uniform in -1..1, on the generator's device."""
+    return 2 * _uniform(shape, generator) - 1

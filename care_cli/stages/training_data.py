@@ -1,0 +1,110 @@
+"""From the catalog's named crops to what a training learns from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from care_cli.keypoints.inputs import has_points, shares
+from care_cli.keypoints.points import other_side
+from care_cli.records import KeypointScheme
+
+if TYPE_CHECKING:
+    from care_cli.catalog import Catalog
+    from care_cli.records import Keypoints
+    from care_cli.training.data import LabelledCrops
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Labelled crops before a pixel is decoded; `(N,)` each, ascending by crop."""
+
+    crop_ids: np.ndarray  # int64
+    labels: np.ndarray  # int64, 0..C-1
+    individuals: list[str]  # (C,) names
+    digests: list[str]  # SHA-256 of the stored pixels
+    points: np.ndarray | None  # (N, K, 3) float32, see LabelledCrops
+    scheme: KeypointScheme | None
+    without_points: list[int]  # crops of which no point of the scheme is known
+
+    def names(self) -> list[str]:
+        """The individual of each crop."""
+        return [self.individuals[label] for label in self.labels]
+
+    def digest(self) -> str:
+        """SHA-256 of all that is learned from: pixels, who is whom, points; not of names."""
+        lines = [f"{pixels} {label}\n" for pixels, label in zip(self.digests, self.labels, strict=True)]
+        points = b"" if self.points is None else self.points.tobytes()
+        return hashlib.sha256("".join(lines).encode() + points).hexdigest()
+
+
+def gather(
+    catalog: Catalog, crop_ids: Iterable[int], scheme: KeypointScheme | None = None, run: int | None = None
+) -> Material:
+    """Named crops with pixels, and their points where there is a scheme.
+
+    The points are the standing ones, or those of a `run`. Individuals are numbered by their first crop.
+    """
+    wanted = sorted({int(crop) for crop in crop_ids})
+    names, digests = catalog.names_of_crops(wanted), catalog.pixel_digests(wanted)
+    ids = [crop for crop in wanted if crop in names and crop in digests]
+    individuals = list(dict.fromkeys(names[crop] for crop in ids))
+    number = {name: label for label, name in enumerate(individuals)}
+    points, without = None, []
+    if scheme is not None:
+        found, frames = catalog.keypoints(ids, run), catalog.crop_frame(ids)
+        points = np.stack([shares(scheme, found.get(crop), frames[crop]) for crop in ids]) if ids else None
+        without = [crop for crop in ids if not has_points(scheme, found.get(crop))]
+    return Material(
+        crop_ids=np.array(ids, np.int64),
+        labels=np.array([number[names[crop]] for crop in ids], np.int64),
+        individuals=individuals,
+        digests=[digests[crop] for crop in ids],
+        points=points,
+        scheme=scheme,
+        without_points=without,
+    )
+
+
+def scheme_of(
+    catalog: Catalog, crop_ids: Sequence[int], run: int | None = None, names: Sequence[str] = ()
+) -> KeypointScheme | None:
+    """The categories of the visible points of crops, ascending, or those of `names` alone; None when there are none.
+
+    Which are each other's counterparts the templates say, and else the names (left_eye, right_eye).
+    """
+    found = {name for one in catalog.keypoints(crop_ids, run).values() for name in _visible(one)}
+    kept = tuple(sorted(found & set(names) if names else found))
+    told = {p.name: p.mirror for template in catalog.templates() for p in template.points if p.mirror}
+    mirrors = {name: told.get(name) or other_side(name) for name in kept}
+    return KeypointScheme(kept, {name: other for name, other in mirrors.items() if other in kept}) if kept else None
+
+
+def _visible(one: Keypoints) -> list[str]:
+    return [name for name, visible in zip(one.names, one.visible, strict=True) if visible]
+
+
+def labelled(
+    catalog: Catalog,
+    material: Material,
+    input_size: int,
+    *,
+    bound: int | None = None,
+    report: Callable[[int], object] = lambda done: None,
+) -> tuple[LabelledCrops, list[int]]:
+    """The material's crops as squares of `input_size` px, and the ids of those left out, whose pixels are damaged.
+
+    Everything is decoded once and stays in memory up to `bound` bytes. `report` takes numbers of crops done.
+    """
+    from care_cli.training.data import LabelledCrops, Photos
+
+    photos = Photos(material.crop_ids, catalog.pixel_reader(), input_size, material.digests, bound)
+    bad = photos.damaged(report)
+    good = np.setdiff1d(np.arange(len(photos)), bad)
+    labels = np.unique(material.labels[good], return_inverse=True)[1]
+    points = None if material.points is None else material.points[good]
+    return LabelledCrops(photos.of(good), labels, points, material.scheme), material.crop_ids[bad].tolist()
