@@ -218,7 +218,7 @@ def test_weights_of_another_photo_size_are_resampled(mode):
             expected = timm.layers.resample_abs_pos_embed(theirs[None], [12, 12], [8, 8], num_prefix_tokens=1)[0]
         torch.testing.assert_close(ours, expected)
     assert len(large.embeddings) == (3 if mode == "ckpe" else 1 + 12 * 12)
-    with pytest.raises(CareError, match="lack vit.cls_token"):
+    with pytest.raises(CareError, match=r"lack vit\.cls_token"):
         encoders.load_weights(large, {k: v for k, v in small.state_dict().items() if k != "vit.cls_token"}, Path("w"))
 
 
