@@ -82,7 +82,7 @@ def best_threshold(faced: Sequence[Faced]) -> float:
         return float("nan")
     cuts = np.unique(np.concatenate([one.score[np.isfinite(one.score)] for one in parts]))
     cuts = np.append(cuts, np.inf)
-    roots = np.mean([np.sqrt(_above(one, cuts) * _below(one, cuts)) for one in parts], axis=0)
+    roots = np.mean([np.sqrt(np.maximum(_above(one, cuts) * _below(one, cuts), 0)) for one in parts], axis=0)
     best = int(np.argmax(roots))
     if best == len(cuts) - 1:
         return float(np.nextafter(cuts[-2], np.inf)) if len(cuts) > 1 else float("nan")

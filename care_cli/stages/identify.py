@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from care_cli import checkpoints, registry
+from care_cli import registry
 from care_cli.decisions import checked_name
 from care_cli.errors import CareError
 from care_cli.images import File, Reading, decode, read_file
-from care_cli.matching import SCORES, Candidate, Thresholds, decide
+from care_cli.matching import SCORES, Calibration, Candidate
 from care_cli.records import Crop, CropFrame, Detection, Keypoints, ModelSpec, Selection
 from care_cli.scan import Found, display_path, scan
 from care_cli.stages import detect, gallery, index, individuals
@@ -26,6 +26,7 @@ from care_cli.stages.devices import precision_like
 from care_cli.stages.photos import count, found_in, least_side, require_photos
 from care_cli.stages.places import add_place
 from care_cli.stages.query_points import QueryPoints
+from care_cli.stages.verdicts import Verdicts
 from care_cli.thresholds import ONE_BEING, PERSON, SHOWN
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class IdentifyConfig:
     score: str = "best"  # best | mean | vote, see matching.rank
     m: int = 3  # matches that 'mean' averages
     k: int = 5  # neighbours that 'vote' asks
-    known: float | None = None  # cosine from which the best candidate is the animal
+    known: float | None = None  # cosine from which the best candidate is the animal; default: see Verdicts
     new_below: float | None = None  # cosine below which it is none of them
     candidates: Selection = field(default_factory=Selection)  # who comes into question
     name: str | None = None  # said of the animal of the one photo
@@ -73,6 +74,7 @@ class Query:
     frame: CropFrame | None = None  # where its points lie
     points_run: int | None = None  # the run that they belong to when they are new
     candidates: list[Candidate] = field(default_factory=list)
+    calibration: Calibration | None = None  # that their probabilities are of
     verdict: str | None = None
     reason: str = ""
 
@@ -96,10 +98,10 @@ class Identifier:
     def __init__(self, catalog: Catalog, cfg: IdentifyConfig):
         self.catalog = catalog
         self.cfg = cfg
-        self.index_run = self._index_run()
+        self.index_run = gallery.index_run(catalog, cfg.model)
         self.spec = registry.recall(json.loads(self.index_run["spec"]))
         self.gallery = gallery.open_gallery(catalog, self.index_run["id"], cfg.candidates)
-        self.thresholds = self._thresholds()
+        self.verdicts = Verdicts(catalog, self.index_run, self.spec, cfg)
         active = catalog.latest_run("detect")
         self.active_run = active["id"] if active else None
         self.active = json.loads(active["settings"]) if active else None
@@ -108,37 +110,9 @@ class Identifier:
         self._detector: tuple[Detector, dict] | None = None
         self.points = self._points() if cfg.keypoints else None
 
-    def _index_run(self) -> dict:
-        wanted = registry.model_sha256(self.cfg.model) if self.cfg.model else None
-        for row in self.catalog.index_runs():
-            if wanted in (None, row["sha256"]):
-                return row
-        made = f" with {self.cfg.model.name}" if self.cfg.model else ""
-        raise CareError(f"There is no finished index{made} in {self.catalog.path}. Run `care index` first.")
-
     def _points(self) -> QueryPoints:
         cfg = self.cfg
         return QueryPoints(self.catalog, cfg.device, cfg.engine, cfg.precision, cfg.candidates.species)
-
-    def _thresholds(self) -> Thresholds | None:
-        said = {}
-        if self.spec.family == "care" and self.cfg.score == "best":  # what the model's own were fixed for
-            said = checkpoints.read_header(registry.fetch(self.spec)).get("thresholds", {})
-        known = self.cfg.known if self.cfg.known is not None else said.get("known")
-        new = self.cfg.new_below if self.cfg.new_below is not None else said.get("new")
-        if known is None and new is None:
-            return None
-        if known is None or new is None:
-            raise CareError(
-                f"{self.spec.name} has no thresholds of its own for --score {self.cfg.score}: give both --known and "
-                "--new-below."
-            )
-        if new > known:
-            raise CareError(
-                f"--new-below must not be above --known, but {new} is above {known}. What you do not give is the "
-                "model's own: give both."
-            )
-        return Thresholds(known, new)
 
     @property
     def embedder(self) -> Embedder:
@@ -259,7 +233,7 @@ class Identifier:
                 query.verdict, query.reason = "unsure", "its stored pixels are damaged: `care doctor`"
                 continue
             query.candidates = self.gallery.search(query.vector, cfg.top, cfg.score, cfg.m, cfg.k, without=own)
-            query.verdict, query.reason = decide(candidates=query.candidates, thresholds=self.thresholds)
+            self.verdicts.judge(query)
 
     def own_event(self, photo: QueryPhoto) -> set[int]:
         """Images that say nothing about who this is: the photo itself and all others of its event."""
@@ -343,8 +317,8 @@ def confirm(identifier: Identifier, photos: Sequence[QueryPhoto], number: int | 
             catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None], [query.digest])
         if query.points_run is not None:
             catalog.add_keypoints(query.points_run, [replace(query.keypoints, crop_id=crop_id)], [query.digest])
-        score = best.similarity if best else None
-        done = individuals.name(catalog, [crop_id], cfg.name, score=score, evidence=evidence)
+        facts = {"score": best.similarity, "probability": best.probability} if best else {}
+        done = individuals.name(catalog, [crop_id], cfg.name, evidence=evidence, **facts)
     gallery.forget(catalog)
     return {"crop": crop_id, "individual": done["individual"], "decisions": done["decisions"]}
 

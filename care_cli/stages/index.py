@@ -32,6 +32,7 @@ class IndexConfig:
     precision: str = "auto"  # auto | float32 | bfloat16 | float16
     batch: int | None = None  # crops a forward pass and a transaction; None: what suits the engine
     selection: Selection = field(default_factory=lambda: Selection(category="animal"))
+    whole: bool = True  # False: some crops are wanted for a while; the run isn't finished by it and stays unasked
 
 
 def run(catalog: Catalog, cfg: IndexConfig) -> dict:
@@ -59,7 +60,8 @@ def run(catalog: Catalog, cfg: IndexConfig) -> dict:
                 ids, vectors = [one.crop_id for one in good], np.stack([one.vector for one in good])
                 catalog.add_embeddings(run_id, ids, vectors, [one.digest for one in good])
             bar.update(len(group))
-    catalog.finish_run(run_id)
+    if cfg.whole:
+        catalog.finish_run(run_id)
     seconds = time.monotonic() - started
     return {
         "run": run_id,
