@@ -34,6 +34,7 @@ from care_cli.cli import (
     models,
     propagate,
     templates,
+    train,
 )
 from care_cli.cli.output import Options, message
 from care_cli.errors import CareError
@@ -42,6 +43,7 @@ from care_cli.scan import display_path
 ORDER = (
     "detect",
     "propagate-keypoints",
+    "train",
     "index",
     "identify",
     "evaluate",
@@ -118,6 +120,7 @@ app = typer.Typer(
 )
 app.command("detect")(detect.detect)
 app.command("propagate-keypoints")(propagate.propagate_keypoints)
+app.command("train")(train.train)
 app.command("index")(index.index)
 app.command("identify")(identify.identify)
 app.add_typer(evaluate.app, name="evaluate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +40,7 @@ def identify(
     from care_cli import registry
     from care_cli.pages.sheet import check
     from care_cli.records import Selection
-    from care_cli.stages import answers
+    from care_cli.stages import answers, trained
     from care_cli.stages import identify as stage
     from care_cli.stages.devices import choose
 
@@ -48,7 +49,6 @@ def identify(
     cfg = stage.IdentifyConfig(
         paths=tuple(paths),
         top=top,
-        model=registry.find(model, task="embedder", weights=weights) if model else None,
         detector=registry.find(detector, task="detector") if detector else None,
         whole=whole,
         device=choose(ctx.obj.device),
@@ -66,6 +66,8 @@ def identify(
         keypoints=keypoints,
     )
     with output.open_catalog(ctx) as catalog:
+        if model:
+            cfg = replace(cfg, model=trained.find(catalog, model, weights))
         if sheet:
             check(sheet, catalog.scanned_folders())
         identifier, photos = stage.run(catalog, cfg)

@@ -12,7 +12,9 @@ from care_cli.cli import output
 
 def index(
     ctx: typer.Context,
-    model: Annotated[str | None, typer.Option(help="Registry name, our safetensors file, or timm:NAME.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name, our safetensors file, or timm:NAME.  [default: the newest trained]")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights file for timm:NAME.")] = None,
     species: Annotated[str | None, typer.Option(help="Only crops of this species.")] = None,
     confidence: Annotated[float | None, typer.Option(help="Instead of the detector's shown threshold.")] = None,
@@ -27,11 +29,14 @@ def index(
     from care_cli import registry
     from care_cli.records import Selection
     from care_cli.stages import index as stage
+    from care_cli.stages import trained
     from care_cli.stages.devices import choose
 
     with output.open_catalog(ctx) as catalog:
         cfg = stage.IndexConfig(
-            spec=registry.find(model, task="embedder", weights=weights) if model else registry.default("index"),
+            spec=trained.find(catalog, model, weights)
+            if model
+            else trained.newest(catalog, catalog.notice) or registry.default("index"),
             device=choose(ctx.obj.device),
             engine=engine,
             precision=precision,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from care_cli.errors import CareError
+from care_cli.evaluation.open_set import Faced
 
 METHODS = ("isotonic", "logistic")
 LEAST_PAIRS = 20  # known queries; the errors of fewer are as large as what they are to tell
@@ -43,6 +44,11 @@ class Pairs:
 
     def __getitem__(self, rows: np.ndarray) -> Pairs:
         return Pairs(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    @property
+    def faced(self) -> Faced:
+        """The pairs as an open-set examination sees them."""
+        return Faced(self.known, self.similarity, self.same, self.individual)
 
     @property
     def weights(self) -> np.ndarray:
@@ -89,13 +95,16 @@ def fit(pairs: Pairs, method: str = "isotonic") -> Curve:
 
 
 def _isotonic(similarity: np.ndarray, same: np.ndarray, weights: np.ndarray) -> Curve:
-    from sklearn.isotonic import IsotonicRegression
+    from sklearn.isotonic import isotonic_regression
 
     x = np.concatenate([similarity, [similarity.max(), similarity.min()]])
     y = np.concatenate([same, [0.0, 1.0]])
     w = np.concatenate([weights, [1.0, 1.0]])
-    steps, step = np.unique(IsotonicRegression().fit_transform(x, y, w), return_inverse=True)
-    return Curve(np.bincount(step, w * x) / np.bincount(step, w), steps)
+    values, place = np.unique(x, return_inverse=True)
+    weight = np.bincount(place, w)
+    fitted = isotonic_regression(np.bincount(place, w * y) / weight, sample_weight=weight)
+    steps, step = np.unique(fitted, return_inverse=True)
+    return Curve(np.bincount(step, weight * values) / np.bincount(step, weight), steps)
 
 
 def _logistic(similarity: np.ndarray, same: np.ndarray, weights: np.ndarray) -> Curve:
@@ -156,58 +165,21 @@ def expected_calibration_error(spans: list[dict]) -> float:
     return float(sum(span["weight"] * abs(span["same"] - span["probability"]) for span in spans))
 
 
-# -- thresholds
-
-
-def balanced_shares(pairs: Pairs, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """BAKS and BAUS `(C,) float64` when the first candidate is believed from each of `cuts (C,)` upward.
-
-    BAKS: of known animals the share that is believed and right; BAUS: of new ones the share that is not believed.
-    Every individual weighs the same in each (balanced accuracy on known and unknown samples, WildlifeDatasets).
-    """
-    known, new = pairs.known, ~pairs.known
-    right = known & pairs.same
-    baks = _mass(pairs.similarity[right], _evenly(pairs.individual[known])[pairs.same[known]], cuts)
-    missed = _mass(pairs.similarity[new], _evenly(pairs.individual[new]), cuts)
-    return baks, 1 - missed
-
-
-def _evenly(individual: np.ndarray) -> np.ndarray:
-    """Weights `(N,)` that add up to 1, each individual's to the same."""
-    _, who, count = np.unique(individual, return_inverse=True, return_counts=True)
-    return 1 / count[who] / max(1, len(count))
-
-
-def _mass(values: np.ndarray, weights: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """What the values from each cut upward weigh together."""
-    order = np.argsort(values)
-    below = np.concatenate([[0.0], np.cumsum(weights[order])])
-    return below[-1] - below[np.searchsorted(values[order], cuts, "left")]
-
-
-def possible_cuts(pairs: Pairs) -> np.ndarray:
-    """All cuts that differ in what they believe: everything, between any two similarities, nothing."""
-    values = np.unique(np.asarray(pairs.similarity, np.float64))
-    return np.concatenate([values[:1], (values[1:] + values[:-1]) / 2, [np.nextafter(values[-1], np.inf)]])
-
-
-def balanced_threshold(pairs: Pairs) -> float:
-    """The cut of the greatest √(BAKS · BAUS), in the middle of its gap; of several the one in the widest gap."""
-    cuts = possible_cuts(pairs)
-    baks, baus = balanced_shares(pairs, cuts)
-    value = np.sqrt(baks * baus)
-    best = np.flatnonzero(value >= value.max() - 1e-12)
-    gaps = np.concatenate([[0.0], np.diff(np.unique(np.asarray(pairs.similarity, np.float64))), [0.0]])
-    return float(cuts[best[np.argmax(gaps[best])]])
-
-
-def false_positive_threshold(pairs: Pairs, rate: float) -> float:
-    """The least cut at which at most the share `rate` of new animals, each weighing the same, is taken for known.
+def false_positive_threshold(faced: Faced, rate: float) -> float:
+    """The lowest threshold, in the middle of its gap of scores, with 1 - BAUS <= `rate`: so large a share of new
+    animals, each weighing the same, is taken for known. Just above all of them when none may be.
 
     Raises CareError for a rate that is no share.
     """
     if not 0 < rate < 1:
         raise CareError(f"A false-positive rate lies between 0 and 1, but got {rate:g}.")
-    cuts = possible_cuts(pairs)
-    _, baus = balanced_shares(pairs, cuts)
-    return float(cuts[np.flatnonzero(1 - baus <= rate + 1e-12)[0]])
+    cuts = np.unique(faced.score)
+    _, who, count = np.unique(faced.individual[~faced.known], return_inverse=True, return_counts=True)
+    order = np.argsort(faced.score[~faced.known])
+    below = np.concatenate([[0.0], np.cumsum((1 / count[who] / len(count))[order])])
+    taken = below[-1] - below[np.searchsorted(faced.score[~faced.known][order], cuts, "left")]
+    [low_enough] = np.nonzero(taken <= rate + 1e-12)
+    if not len(low_enough):
+        return float(np.nextafter(cuts[-1], np.inf))
+    first = low_enough[0]
+    return float(cuts[0] if first == 0 else (np.float64(cuts[first - 1]) + cuts[first]) / 2)

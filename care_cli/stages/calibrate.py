@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,19 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from care_cli import checkpoints, registry
+from care_cli import registry
 from care_cli.errors import CareError
-from care_cli.evaluation import calibration
+from care_cli.evaluation import calibration, open_set
 from care_cli.evaluation.calibration import Pairs
 from care_cli.matching import SCORES, Calibration, Thresholds, rank, shortlist
 from care_cli.records import ModelSpec, Selection
-from care_cli.stages import gallery, index
+from care_cli.splits import NOBODY
+from care_cli.stages import gallery
+from care_cli.stages.evaluation_data import header_of, training_of
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
 
 PARTS = ("train", "val")  # of a split that a calibration may learn from
-PAGE = 4096  # crops whose pixels are read at once
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,16 @@ def run(catalog: Catalog, cfg: CalibrateConfig) -> dict:
 def fitted(pairs: Pairs, cfg: CalibrateConfig) -> dict:
     """Curve, thresholds and figures of pairs.
 
-    `share` tells what the thresholds make of the pairs that they were chosen on: `baks` of known animals named right,
-    `baus` of new ones called new.
+    `share` tells what the thresholds make of the pairs that they were chosen on: BAKS of known animals named right,
+    BAUS of new ones called new.
     """
     curve = calibration.fit(pairs, cfg.method)
     unseen = calibration.cross_validated(pairs, cfg.method)
     spans = calibration.reliability(unseen, pairs.same, pairs.weights)
-    balanced = calibration.balanced_threshold(pairs)
-    known = balanced if cfg.fpr is None else calibration.false_positive_threshold(pairs, cfg.fpr)
+    faced = pairs.faced
+    balanced = open_set.best_threshold([faced])
+    known = balanced if cfg.fpr is None else calibration.false_positive_threshold(faced, cfg.fpr)
     new = min(known, balanced)
-    cuts = np.array([known, new])
-    baks, baus = calibration.balanced_shares(pairs, cuts)
     return {
         "method": cfg.method,
         "fpr": cfg.fpr,
@@ -101,8 +100,8 @@ def fitted(pairs: Pairs, cfg: CalibrateConfig) -> dict:
         "prior": 0.5,  # known and new animals are asked about alike
         "known": known,
         "new": new,
-        "probability_at": curve(cuts).tolist(),
-        "share": {"baks": float(baks[0]), "baus": float(baus[1])},
+        "probability_at": float(curve(known)),
+        "share": {"BAKS": open_set.at(faced, known)["BAKS"], "BAUS": open_set.at(faced, new)["BAUS"]},
         "ece": calibration.expected_calibration_error(spans),
         "reliability": spans,
         "similarity": curve.similarity.tolist(),
@@ -121,20 +120,13 @@ def eligible(catalog: Catalog, spec: ModelSpec, run_id: int, cfg: CalibrateConfi
     (`no_part`) of the split; without an embedding in the run (`not_indexed`); and unnamed.
     """
     rows = catalog.crop_rows(Selection(category="animal", species=cfg.species))
-    named = [row for row in rows if row["individual"] is not None]
+    named = [row for row in rows if row["individual"] is not None and row["individual"].casefold() not in NOBODY]
     who = {row["crop"]: row["individual"] for row in named}
-    parts = catalog.crops_of_parts()
-    taught, hash_of_split = _taught(catalog, spec, list(who))
-    taught |= {row["crop"] for row in parts if row["part"] == "train" and row["sha256"] == hash_of_split}
-    own = [row for row in parts if row["split"] == cfg.split]
-    if cfg.split is not None and not own:
-        splits = sorted({row["split"] for row in parts})
-        raise CareError(f"There is no split {cfg.split!r}; there are: {', '.join(splits) or 'none'}.")
-    wanted = {row["crop"] for row in own if row["part"] == cfg.part}
+    own = catalog.split_parts(catalog.find_split(cfg.split)["name"]) if cfg.split is not None else {}
     forbidden = {
-        "trained": taught,
-        "test": {row["crop"] for row in parts if row["part"] == "test"},
-        "other_part": {row["crop"] for row in own if row["part"] != cfg.part},
+        "trained": _taught(catalog, spec, list(who)),
+        "test": {row["crop"] for row in catalog.crops_of_parts() if row["part"] == "test"},
+        "other_part": {crop for crop, part in own.items() if part != cfg.part},
     }
     there = set(catalog.vectors(run_id, list(who)).ids.tolist())
     left_out = dict.fromkeys([*forbidden, "no_part", "not_indexed"], 0)
@@ -142,7 +134,7 @@ def eligible(catalog: Catalog, spec: ModelSpec, run_id: int, cfg: CalibrateConfi
     crops = []
     for row in named:
         reason = next((one for one, names in animals.items() if row["individual"] in names), None)
-        if reason is None and cfg.split is not None and row["crop"] not in wanted:
+        if reason is None and cfg.split is not None and row["crop"] not in own:
             reason = "no_part"
         if reason is None and row["crop"] not in there:
             reason = "not_indexed"
@@ -153,16 +145,15 @@ def eligible(catalog: Catalog, spec: ModelSpec, run_id: int, cfg: CalibrateConfi
     return crops, left_out | {"unnamed": len(rows) - len(named)}
 
 
-def _taught(catalog: Catalog, spec: ModelSpec, crop_ids: list[int]) -> tuple[set[int], str | None]:
-    """Those of these crops that a model of ours learned from, by their pixels; and the hash of its split."""
-    if spec.family != "care":
-        return set(), None
-    training = checkpoints.read_header(registry.fetch(spec)).get("training") or {}
-    if not isinstance(training, dict):
-        return set(), None
-    digests = {one for one in training.get("crops") or () if isinstance(one, str)}
-    stored = index.stored(catalog, crop_ids, PAGE) if digests else ()
-    return {crop for crop, jpeg in stored if hashlib.sha256(jpeg).hexdigest() in digests}, training.get("split")
+def _taught(catalog: Catalog, spec: ModelSpec, crop_ids: list[int]) -> set[int]:
+    """Those of these crops that a model of ours learned from, by their pixels or by its split."""
+    training = training_of(header_of(spec))
+    taught = {one for one in training.get("crops") or () if isinstance(one, str)}
+    digests = catalog.pixel_digests(crop_ids) if taught else {}
+    learned = {crop for crop, digest in digests.items() if digest in taught}
+    split = training.get("split") if isinstance(training.get("split"), dict) else {}
+    parts = [row for row in catalog.crops_of_parts() if row["sha256"] == split.get("sha256")]
+    return learned | {row["crop"] for row in parts if row["part"] == "train"}
 
 
 def _advice(left_out: Mapping[str, int]) -> str:

@@ -102,7 +102,7 @@ def labelled(
     """
     from care_cli.training.data import LabelledCrops, Photos
 
-    photos = Photos(material.crop_ids, catalog.pixel_reader(), input_size, bound)
+    photos = Photos(material.crop_ids, catalog.pixel_reader(), input_size, material.digests, bound)
     bad = photos.damaged(report)
     good = np.setdiff1d(np.arange(len(photos)), bad)
     labels = np.unique(material.labels[good], return_inverse=True)[1]

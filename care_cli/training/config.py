@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from care_cli.training.augment import Augmentation
+from care_cli.training.augment import WILDLIFE, Augmentation
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class TrainConfig:
     momentum: float = 0.9  # of sgd
     weight_decay: float = 0.0  # of matrices; vectors and keypoint embeddings have none
     clip: float | None = None  # longest gradient
-    ema: float | None = None  # share of the averaged weights that a step keeps
+    ema: float | None = None  # share of the averaged weights that a step keeps; those are then the result
+    validate_every: float = 5.0  # epochs
 
     # loss
     arc_weight: float = 1.0
@@ -53,4 +54,4 @@ class TrainConfig:
     # how it is computed
     precision: str = "auto"  # auto: bf16 where the processor or card has it | bf16 | fp16 | f32
     checkpointing: bool = False  # activations are computed twice instead of kept
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: Augmentation = WILDLIFE

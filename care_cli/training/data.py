@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ class Photos:
     keys   (N,) what `read` knows them by
     read   from some keys to their encoded pixels, by key; called from any thread
     size   S in px
+    digests  (N,) of the encoded pixels, where they are known: `digest` then tells these photos from others
     bound  bytes that stay decoded once they are; the others are read and decoded anew each time
 
     Indexing raises CareError when pixels are damaged; `damaged` finds them beforehand.
@@ -36,10 +38,12 @@ class Photos:
         keys: Sequence[int],
         read: Callable[[Sequence[int]], dict[int, bytes]],
         size: int,
+        digests: Sequence[str] | None = None,
         bound: int | None = None,
     ):
         self.keys = np.asarray(keys, np.int64)
         self._read = read
+        self._digests = None if digests is None else np.asarray(digests)
         self._prepare = Preparation(size, mode="squash")
         self._places = np.arange(len(self.keys))
         bound = held() if bound is None else bound
@@ -49,6 +53,13 @@ class Photos:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the size and the digests of these photos; None where they are not known."""
+        if self._digests is None:
+            return None
+        return hashlib.sha256(" ".join([str(self._prepare.size), *self._digests]).encode()).hexdigest()
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows, np.int64)
@@ -66,6 +77,7 @@ class Photos:
         """These rows alone, over the same memory."""
         some = copy.copy(self)
         some.keys, some._places = self.keys[rows], self._places[rows]
+        some._digests = None if self._digests is None else self._digests[rows]
         return some
 
     def damaged(self, report: Callable[[int], object] = lambda done: None) -> list[int]:

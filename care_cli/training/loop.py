@@ -1,136 +1,358 @@
 """Training of a re-identification model: one loop, top to bottom.
 
-A batch of P individuals with K photos each, one forward pass, ArcFace plus triplet, one step of AdamW,
-the rate warmed up and then lowered along a cosine.
+Every step draws P individuals with K photos each, as often as gradients are accumulated; the learner answers with the
+terms of its loss; the optimizer takes a step, at a rate that rises and then falls along a cosine. All that is random
+is drawn from generators seeded by the step, so a training that was killed goes on as if it had not been.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
 
 from care_cli.errors import CareError
-from care_cli.training.augment import Augmentation, augment
-from care_cli.training.losses import arcface, triplet
-from care_cli.training.sampling import pk_batches
+from care_cli.training import methods, state
+from care_cli.training.batches import Batch, bites, prepared, seed_of
+from care_cli.training.config import TrainConfig
+from care_cli.training.data import LabelledCrops
+from care_cli.training.history import History
 
-if TYPE_CHECKING:
-    from torch import nn
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that changes the result, the data apart."""
-
-    seed: int = 0
-    steps: int = 1000
-    individuals: int = 24  # P, in a batch
-    photos: int = 4  # K, of each of them
-    learning_rate: float = 2e-3  # at its highest
-    warmup: float = 0.03  # share of the steps
-    weight_decay: float = 0.02
-    arc_weight: float = 1.0
-    arc_scale: float = 16.0
-    arc_margin: float = 0.2  # radians
-    triplet_weight: float = 0.0
-    triplet_margin: float = 0.2  # of squared distance
-    precision: str = "auto"  # auto: bf16 where the processor has it | bf16 | f32
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    augmentation: Augmentation = field(default_factory=Augmentation)
+LAST, BEST, HISTORY, CURVES = "last.safetensors", "best.safetensors", "history.jsonl", "curves.png"
+Validate = Callable[[nn.Module], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """`losses`: one a step; `neck`: the BatchNorm1d without weights that stood behind the model in training
-    and belongs behind it in use (`backbones.fold_neck`)."""
+    """What a training gives.
 
-    losses: list[float]
-    neck: nn.Module
+    model         the embedder: the best one validated, else the last; float32, eval mode, on the CPU
+    history       rows of history.jsonl
+    best          {"step": n, "metrics": {...}} of the model; no metrics without validation
+    resumed_from  the step after which it went on, None when it began
+    """
+
+    model: nn.Module
+    history: list[dict[str, Any]]
+    best: dict[str, Any]
+    resumed_from: int | None
 
 
 def train(
-    model: nn.Module,
-    chips: np.ndarray,
-    labels: np.ndarray,
+    data: LabelledCrops,
     cfg: TrainConfig,
-    report: Callable[[int, float], None] | None = None,
+    folder: Path | None = None,
+    *,
+    validate: Validate | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    device: str = "auto",
+    report: Callable[[dict[str, Any]], None] | None = None,
+    notice: Callable[[str], None] | None = None,
+    save_every: int | None = None,
+    save_seconds: float = 300.0,
 ) -> Trained:
-    """Train `model` in place to tell individuals apart.
+    """Train a model to tell the individuals of `data` apart.
 
-    model   maps (B, 3, S, S) float32, normalised by `cfg.mean` and `cfg.std`, to (B, D)
-    chips   (N, S, S, 3) uint8 RGB, in memory or mapped from a file
-    labels  (N,) int, individuals 0..C-1
-    report  called with the number of finished steps and the last loss
+    folder        gets history.jsonl, curves.png, last.safetensors (all that is needed to go on exactly) and
+                  best.safetensors. A training that stands there is gone on with.
+    validate      measures an embedder (eval mode, on the training's device); every `cfg.validate_every` epochs and at
+                  the end. Its first figure decides which model is the best: the larger, the better.
+    start         pretrained weights of the backbone, or of the whole embedder, by name
+    device        auto | cpu | cuda | cuda:N; under `accelerate launch` every process takes a card of its own
+    report        gets every row of the history
+    notice        gets a sentence where something is not as asked
+    save_every    steps between two checkpoints, beside those that `save_seconds` asks for; one is also saved at each
+                  validation and at the end
 
-    Raises CareError for too few individuals and when the loss stops being a number.
+    Raises CareError for data or settings that cannot be learned from, when the loss stops being a number, when not even
+    the smallest batch fits into memory, when the disk is full, and when `folder` holds another training.
     """
-    import torch
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    accelerator = Accelerator(mixed_precision="no", cpu=not several or device == "cpu")
+    place = accelerator.device if several else _device(device)
+    main = accelerator.is_main_process
+    say = notice if notice and main else lambda text: None
+    data, cfg = _fitting(data, cfg, say)
+    steps = max(1, round(cfg.epochs * len(data.labels) / _photos_a_step(cfg, accelerator.num_processes)))
 
+    # the learner, drawn from the seed; its optimizer; the average of its weights
     torch.manual_seed(cfg.seed)
-    generator = torch.Generator().manual_seed(cfg.seed)
-    batches = pk_batches(labels, cfg.individuals, cfg.photos, cfg.seed)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (cfg.mean, cfg.std))
+    learner = methods.build(cfg, int(data.labels.max()) + 1, data.scheme)
+    if start is not None:
+        methods.load(learner.embedder, start, "to begin from")
+    learner = learner.to(place, memory_format=torch.channels_last)
+    optimizer = _optimizer(cfg, learner)
+    average = AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(cfg.ema), use_buffers=True) if cfg.ema else None
+    dtype = _dtype(cfg.precision, place)
+    scaler = torch.amp.GradScaler(place.type, enabled=dtype == torch.float16)
 
-    with torch.no_grad():
-        dim = model.eval()(torch.zeros(1, 3, *chips.shape[1:3])).shape[1]
-    neck = torch.nn.BatchNorm1d(dim, affine=False)  # what all photos share would hide the angles between them
-    centres = torch.nn.Parameter(torch.randn(int(labels.max()) + 1, dim, generator=generator) * 0.1)
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [*matrices, centres], "weight_decay": cfg.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=cfg.learning_rate,
-    )
-    bf16 = cfg.precision == "bf16" or (cfg.precision == "auto" and has_bf16())
+    # where an earlier run of this training stopped
+    identity = state.identity_of(cfg, data, start, accelerator.num_processes)
+    done, resumed, halvings, size, best, best_weights = 0, None, 0, 0, {}, None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if found := state.read(folder / BEST, identity):
+            best_weights, best = found[0], found[1]["best"]
+        if found := state.read(folder / LAST, identity):
+            tensors, header = found
+            state.restore(tensors, learner, optimizer, average)
+            scaler.load_state_dict(header["scaler"])
+            done = resumed = header["step"]
+            halvings, size = header["halvings"], header["history"]
+    history = History(folder / HISTORY if folder is not None and main else None, size)
+    accelerator.wait_for_everyone()  # all have read what is there before one writes
 
-    model.train()
-    losses: list[float] = []
-    for step, rows in zip(range(cfg.steps), batches, strict=False):
+    def save() -> None:
+        """Everything that is needed to go on from here, unless it is spoilt."""
+        if not all(tensor.isfinite().all() for tensor in learner.state_dict().values()):
+            raise CareError(_no_number(done, cfg, folder))
+        if folder is not None and main:
+            header = {"identity": identity, "step": done, "halvings": halvings, "scaler": scaler.state_dict()}
+            header["history"] = history.sync()
+            state.write(folder / LAST, state.collect(learner, optimizer, average), header)
+
+    def finished() -> nn.Module:
+        """The embedder as it stands."""
+        return (average.module if average else learner).finished()
+
+    model = accelerator.prepare_model(learner, device_placement=False)  # gradients of all processes are averaged
+    batches = prepared(data, cfg, done, steps, place, accelerator.process_index, accelerator.num_processes)
+    bar = tqdm(total=steps, initial=done, unit="step", desc="train", disable=None if main else True)
+    validations = set(_validations(cfg, steps)) if validate else set()
+    saved = time.monotonic()
+    learner.train()
+    while done < steps:
+        began = time.monotonic()
+        rate = cfg.learning_rate * rate_at(done, steps, cfg.warmup, cfg.least_rate / cfg.learning_rate)
         for group in optimizer.param_groups:
-            group["lr"] = cfg.learning_rate * rate(step, cfg.steps, cfg.warmup)
-        images = torch.from_numpy(chips[rows]).permute(0, 3, 1, 2).float() / 255  # (P*K, 3, S, S)
-        images = (augment(images, cfg.augmentation, generator) - mean) / std
-        own = torch.from_numpy(np.asarray(labels)[rows]).long()  # (P*K,)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            embeddings = model(images).float()  # (P*K, D)
-        embeddings = neck(embeddings)
-        loss = cfg.arc_weight * arcface(embeddings, own, centres, scale=cfg.arc_scale, margin=cfg.arc_margin)
-        if cfg.triplet_weight:
-            loss = loss + cfg.triplet_weight * triplet(embeddings, own, margin=cfg.triplet_margin)
-        if not torch.isfinite(loss):
-            raise CareError(
-                f"The loss is no longer a number at step {step}: lower the learning rate "
-                f"(now {cfg.learning_rate:g}) or train in f32."
-            )
+            group["lr"] = rate
+        step_batches = [next(batches) for _ in range(cfg.accumulate)]
+        while True:
+            torch.manual_seed(seed_of(cfg.seed, done, accelerator.process_index))  # dropout, drop path
+            terms = _gradients(model, step_batches, cfg, halvings, dtype, scaler, accelerator)
+            if terms is not None:
+                break
+            halvings = _halved(cfg, halvings, several, say)
+        terms = {name: value.item() for name, value in accelerator.reduce(terms, "mean").items()}
+        if not math.isfinite(loss := sum(terms.values())):
+            history.close()
+            raise CareError(_no_number(done, cfg, folder))
+        if cfg.clip is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(learner.embedder.parameters(), cfg.clip)
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        losses.append(loss.item())
-        if report:
-            report(step + 1, losses[-1])
-    model.eval()
-    return Trained(losses, neck.eval())
+        if average:
+            average.update_parameters(learner)
+        done += 1
+
+        speed = _photos_a_step(cfg, accelerator.num_processes) / (time.monotonic() - began)
+        row = {"step": done, "epoch": cfg.epochs * done / steps, "loss": loss, **terms, "rate": rate}
+        history.add(row | {"images_per_second": speed})
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.3f}", rate=f"{rate:.2g}", photos=f"{speed:.1f}/s", refresh=False)
+        if done in validations:
+            embedder = finished()
+            metrics = validate(embedder)
+            history.add({"step": done, "epoch": cfg.epochs * done / steps, "validation": metrics})
+            if not best or _first(metrics) > _first(best["metrics"]):
+                best, best_weights = {"step": done, "metrics": metrics}, embedder.state_dict()
+                if folder is not None and main:
+                    state.write(folder / BEST, best_weights, {"identity": identity, "best": best})
+        due = save_every is not None and done % save_every == 0
+        if done in validations or due or time.monotonic() - saved > save_seconds or done == steps:
+            save()
+            saved = time.monotonic()
+        if report and main:
+            report(history.rows[-1])
+    bar.close()
+    history.close()
+
+    model = finished().cpu()
+    if best:
+        model.load_state_dict(best_weights)
+    return Trained(model, history.rows, best or {"step": done, "metrics": {}}, resumed)
 
 
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the highest learning rate at a step: a linear rise, then half a cosine down to zero."""
-    rise = max(1, round(warmup * steps))
+def _gradients(
+    model: nn.Module,
+    batches: list[Batch],
+    cfg: TrainConfig,
+    halvings: int,
+    dtype: torch.dtype,
+    scaler: torch.amp.GradScaler,
+    accelerator: Accelerator,
+) -> dict[str, Tensor] | None:
+    """Gradients of the mean loss of a step's batches, and its terms, each () float32.
+
+    Each batch goes through the network in the parts that memory holds. None, and no gradients, when it ran out.
+    """
+    parts = bites(cfg.individuals, cfg.photos, halvings)
+    terms: dict[str, Tensor] = {}
+    try:
+        for number, (batch, rows) in enumerate((batch, rows) for batch in batches for rows in parts):
+            share = len(rows) / len(batch.labels) / len(batches)
+            part = batch if len(parts) == 1 else batch.take(rows)
+            whole = number == len(batches) * len(parts) - 1  # only then do processes exchange their gradients
+            with nullcontext() if whole else accelerator.no_sync(model):
+                with torch.autocast(part.images.device.type, dtype, enabled=dtype != torch.float32):
+                    found = model(part.images, part.points, part.labels)
+                scaler.scale(share * sum(found.values())).backward()
+            for name, value in found.items():
+                terms[name] = terms.get(name, 0) + share * value.detach()
+        return terms
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+    model.zero_grad(set_to_none=True)
+    if batches[0].images.is_cuda:
+        torch.cuda.empty_cache()
+    return None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Was it memory that was missing, on the card or on the CPU?"""
+    said = "can't allocate memory" in str(error) or "bad_alloc" in str(error)
+    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def _halved(cfg: TrainConfig, halvings: int, several: bool, say: Callable[[str], None]) -> int:
+    """One more halving of what goes through the network at a time. CareError when there is nothing to halve."""
+    before, after = (len(bites(cfg.individuals, cfg.photos, number)) for number in (halvings, halvings + 1))
+    if several or after == before:
+        raise CareError(
+            f"Out of memory with {cfg.individuals * cfg.photos // before} photos of {cfg.input_size} px at a time: "
+            "take smaller batches with more accumulation, gradient checkpointing, or a smaller backbone."
+        )
+    photos = math.ceil(cfg.individuals * cfg.photos / after)
+    say(
+        f"Out of memory: from now on at most {photos} photos go through the network at a time, in "
+        f"{cfg.accumulate * after} passes a step instead of {cfg.accumulate * before}."
+    )
+    return halvings + 1
+
+
+def _fitting(data: LabelledCrops, cfg: TrainConfig, say: Callable[[str], None]) -> tuple[LabelledCrops, TrainConfig]:
+    """Data and settings as they can be learned from; what is not as asked is said.
+
+    Raises CareError when they cannot.
+    """
+    counts = np.bincount(np.asarray(data.labels, np.int64))
+    individuals = int((counts > 0).sum())
+    if individuals < 2:
+        raise CareError(f"Training needs photos of at least 2 individuals, got {individuals}: name more animals.")
+    if cfg.learning_rate <= 0:
+        raise CareError(f"The learning rate must be above 0, got {cfg.learning_rate:g}.")
+    photo = data.photos[np.zeros(1, np.int64)]
+    if photo.shape != (1, cfg.input_size, cfg.input_size, 3) or photo.dtype != np.uint8:
+        raise CareError(
+            f"Training expects photos of {cfg.input_size} x {cfg.input_size} x 3 bytes, got {photo.shape[1:]} of "
+            f"{photo.dtype}: give the size of the crops as input_size."
+        )
+    if methods.sees_points(cfg.method):
+        _check_points(data, cfg.method, say)
+    else:
+        data = replace(data, points=None)
+    if individuals < cfg.individuals:
+        say(
+            f"There are only {individuals} individuals: a batch has {individuals} of them instead of {cfg.individuals}."
+        )
+        cfg = replace(cfg, individuals=individuals)
+    if counts.max() == 1 and cfg.triplet_weight:
+        say("No individual has two photos, so the triplet loss has nothing to compare and rests.")
+        cfg = replace(cfg, triplet_weight=0.0)
+    return data, cfg
+
+
+def _check_points(data: LabelledCrops, method: str, say: Callable[[str], None]) -> None:
+    """Are there points to learn from? CareError when there are none."""
+    if data.points is None or data.scheme is None or not (data.points[..., 2] > 0).any():
+        raise CareError(
+            f"{method} learns from keypoints, but no crop has one: run `care propagate-keypoints` first, or train "
+            "with --method vit."
+        )
+    without = int((data.points[..., 2] <= 0).all(1).sum())
+    if without:
+        say(f"{without} of {len(data.labels)} photos have no visible keypoint: they are seen as pixels alone.")
+
+
+def _photos_a_step(cfg: TrainConfig, processes: int) -> int:
+    return cfg.individuals * cfg.photos * cfg.accumulate * processes
+
+
+def _optimizer(cfg: TrainConfig, learner: nn.Module) -> torch.optim.Optimizer:
+    """Weight decay is for matrices: vectors and the embeddings of keypoints have none."""
+    free = {"embedder.embeddings"}
+    matrices = [p for name, p in learner.named_parameters() if p.ndim > 1 and name not in free]
+    others = [p for name, p in learner.named_parameters() if p.ndim <= 1 or name in free]
+    groups = [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if cfg.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=cfg.learning_rate)
+    if cfg.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=cfg.learning_rate, momentum=cfg.momentum)
+    raise CareError(f"The optimizer is sgd or adamw, got {cfg.optimizer!r}.")
+
+
+def _validations(cfg: TrainConfig, steps: int) -> list[int]:
+    """After which steps the model is measured: every `validate_every` epochs, and at the end."""
+    apart = max(1.0, cfg.validate_every * steps / cfg.epochs)
+    return [round(number * apart) for number in range(1, int(steps / apart) + 1)] + [steps]
+
+
+def _first(metrics: Mapping[str, float]) -> float:
+    """What decides which model is the best."""
+    return next(iter(metrics.values()))
+
+
+def _no_number(step: int, cfg: TrainConfig, folder: Path | None) -> str:
+    kept = f" The last good checkpoint is {folder / LAST}." if folder and (folder / LAST).exists() else ""
+    return (
+        f"The loss is no longer a number at step {step}: lower the learning rate (now {cfg.learning_rate:g}) or train "
+        f"in f32 (now {cfg.precision}), in another folder.{kept}"
+    )
+
+
+def rate_at(step: int, steps: int, warmup: float, least: float = 0.0) -> float:
+    """Share of the highest learning rate at a step: a linear rise, then half a cosine down to `least`."""
+    rise = round(warmup * steps)
     if step < rise:
         return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 def has_bf16() -> bool:
     """Whether this processor multiplies bfloat16 natively, so that it pays."""
-    import torch
-
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What products are computed in."""
+    if precision == "auto":
+        on_card = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if on_card or (device.type == "cpu" and has_bf16()) else "f32"
+    known = {"bf16": torch.bfloat16, "fp16": torch.float16, "f32": torch.float32}
+    if precision not in known:
+        raise CareError(f"The precision is auto, {', '.join(known)}, got {precision!r}.")
+    return known[precision]
+
+
+def _device(name: str) -> torch.device:
+    """The device of a training in one process."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise CareError(f"--device {name} is refused: torch sees no CUDA card. Take --device cpu.")
+    return torch.device(name)

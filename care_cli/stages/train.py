@@ -1,0 +1,250 @@
+"""`care train`: a re-identification model from the catalog's named animals."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from care_cli import registry
+from care_cli.checkpoints import load_state, read_header
+from care_cli.errors import CareError
+from care_cli.headers import check_name
+from care_cli.outputs import refuse_scanned
+from care_cli.records import ModelSpec, Selection
+from care_cli.stages.splits import Division, divide
+from care_cli.stages.train_settings import TrainRequest, pretrained, settings_of
+from care_cli.stages.training_data import Material, gather, labelled, scheme_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from care_cli.catalog import Catalog
+    from care_cli.training.config import TrainConfig
+    from care_cli.training.data import LabelledCrops
+
+PAGE = 64  # crops embedded at once for a validation
+
+
+def run(catalog: Catalog, request: TrainRequest) -> dict:
+    """Train a model for each seed, from the crops of the split's training part; returns the summary.
+
+    A training that was interrupted goes on, one that is finished stands. Raises CareError when there is nothing to
+    learn from, a setting cannot be, or the weights to begin from do not fit.
+    """
+    spec = pretrained(request)
+    cfg = settings_of(request, spec)
+    if request.name is not None:
+        check_name("--name", request.name)
+    division = divide(catalog, request.split, Selection(category="animal", species=request.species))
+    training = Training(catalog, request, division, cfg, spec)
+    models = [training.model(seed) for seed in request.seeds]
+    return {
+        "method": cfg.method,
+        "backbone": cfg.backbone,
+        "begun_from": spec.name if spec else None,
+        "species": request.species,
+        "split": division.summary(),
+        "crops": len(training.train.crop_ids),
+        "individuals": len(training.train.individuals),
+        "points": list(training.scheme.names) if training.scheme else [],
+        "without_points": training.train.without_points,
+        "damaged": training.damaged,
+        "models": models,
+    }
+
+
+class Training:
+    """One training of one or several seeds: what they have in common is read once."""
+
+    def __init__(
+        self, catalog: Catalog, request: TrainRequest, division: Division, cfg: TrainConfig, spec: ModelSpec | None
+    ):
+        from care_cli.training import methods
+
+        self.catalog, self.request, self.division, self.cfg, self.spec = catalog, request, division, cfg, spec
+        ids = division.ids("train")
+        self.scheme = None
+        if methods.sees_points(cfg.method):
+            self.scheme = scheme_of(catalog, ids, request.points_run, request.point_names)
+            if self.scheme is None:
+                raise CareError(
+                    f"The method {cfg.method} learns from keypoints, but none of the {len(ids)} crops has one. Run "
+                    "`care propagate-keypoints` first, or train with --method vit."
+                )
+        self.train, self.val = (
+            gather(catalog, division.ids(part), self.scheme, request.points_run) for part in ("train", "val")
+        )
+        if len(self.train.individuals) < 2:
+            raise CareError(
+                f"Telling animals apart is learned from at least two, but the training part has "
+                f"{len(self.train.individuals)}. Name more animals: `care individuals name`."
+            )
+        if self.train.without_points:
+            catalog.notice(
+                f"{len(self.train.without_points)} of {len(self.train.crop_ids)} training crops have no keypoint; "
+                "they are seen as pixels alone."
+            )
+        self.folder = request.folder or catalog.path.parent / f"{catalog.path.stem}.models"
+        refuse_scanned(self.folder, catalog.scanned_folders())
+        self.damaged: list[int] = []
+
+    def model(self, seed: int) -> dict[str, Any]:
+        """Train the model of a seed, or find that it is trained already."""
+        cfg = replace(self.cfg, seed=seed)
+        settings = {
+            "settings": asdict(cfg),
+            "split": self.division.split["sha256"],
+            "data": self.train.digest(),
+            "weights": registry.model_sha256(self.spec) if self.spec else None,
+        }
+        run_id = self.catalog.begin_run("train", settings, device=self.request.device, folder=str(self.folder))
+        for row in self.catalog.trained_models():
+            if row["run"] == run_id and Path(row["file"]).is_file():
+                header = read_header(Path(row["file"]))
+                return {"name": row["name"], "file": row["file"], "run": run_id, "seed": seed, "new": False,
+                        "metrics": header.get("metrics", {})}  # fmt: skip
+        name = self._name(seed, run_id)
+        identity = self.catalog.run(run_id, "train")["identity"]
+        path = self._free(name, identity)
+        return self._train(cfg, name, path, run_id, identity)
+
+    def _name(self, seed: int, run_id: int) -> str:
+        if self.request.name is None:
+            return f"{self.cfg.method}-{run_id}"
+        return self.request.name if len(self.request.seeds) == 1 else f"{self.request.name}-{seed}"
+
+    def _free(self, name: str, identity: str) -> Path:
+        """Where the model goes; CareError when its name is another model's."""
+        path = self.folder / f"{name}.safetensors"
+        taken = name in registry.entries() or any(row["name"] == name for row in self.catalog.trained_models())
+        if path.exists():
+            taken = taken or (read_header(path).get("training") or {}).get("run") != identity
+        if taken:
+            raise CareError(f"There is a model {name!r} already, of another training. Name this one with --name.")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CareError(f"{self.folder} cannot be made: {error.strerror}. Name another with --out.") from error
+        return path
+
+    def _train(self, cfg: TrainConfig, name: str, path: Path, run_id: int, identity: str) -> dict[str, Any]:
+        from care_cli.encoders import save_embedder
+        from care_cli.training.loop import train
+
+        began = time.monotonic()
+        done = train(
+            self.crops,
+            cfg,
+            self.folder / name,
+            validate=self.validate,
+            start=self.start,
+            device=self.request.device,
+            notice=self.catalog.notice,
+        )
+        metrics = {"validation": done.best["metrics"]} if done.best["metrics"] else {}
+        if int(os.environ.get("RANK", "0")) == 0:  # of several processes the first one writes
+            save_embedder(done.model, path, self._header(cfg, name, identity, done.best["step"], metrics))
+            spec = registry.find(path, task="embedder")
+            self.catalog.finish_training(run_id, replace(spec, sha256=registry.model_sha256(spec)))
+        return {
+            "name": name,
+            "file": str(path),
+            "run": run_id,
+            "seed": cfg.seed,
+            "new": True,
+            "metrics": metrics,
+            "step": done.best["step"],
+            "resumed_from": done.resumed_from,
+            "seconds": round(time.monotonic() - began, 3),
+        }
+
+    def _header(self, cfg: TrainConfig, name: str, identity: str, step: int, metrics: dict) -> dict[str, Any]:
+        """All that a user of the weights needs, and how they came about."""
+        from care_cli.training import methods
+
+        learned = set(self.train.crop_ids.tolist()) - set(self.damaged)
+        digests = [
+            digest for crop, digest in zip(self.train.crop_ids, self.train.digests, strict=True) if crop in learned
+        ]
+        split = self.division.split
+        return {
+            "name": name,
+            "method": cfg.method,
+            "architecture": cfg.backbone,
+            "options": methods.options(cfg),
+            "input_size": cfg.input_size,
+            "mean": cfg.mean,
+            "std": cfg.std,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "training": {
+                "run": identity,
+                "settings": asdict(cfg),
+                "split": {"name": split["name"], "sha256": split["sha256"], **split["settings"]},
+                "species": self.request.species,
+                "individuals": len(self.train.individuals),
+                "crops": digests,
+                "begun_from": self.spec.name if self.spec else None,
+                "step": step,
+            },
+            "metrics": metrics,
+        } | ({"licence": self.spec.licence} if self.spec else {})
+
+    @functools.cached_property
+    def crops(self) -> LabelledCrops:
+        """What is learned from, decoded; crops whose pixels are damaged are noted and left out."""
+        return self._decoded(self.train, "decode")
+
+    @functools.cached_property
+    def start(self) -> dict[str, torch.Tensor] | None:
+        """The weights to begin from."""
+        if self.spec is None:
+            self.catalog.notice("No weights to begin from (--weights): the model learns from scratch.")
+            return None
+        return load_state(registry.fetch(self.spec))
+
+    @functools.cached_property
+    def validate(self) -> Callable[[torch.nn.Module], dict[str, float]] | None:
+        """Leave-one-out on the validation part; None, and a notice, where nothing can be found in it."""
+        if not (np.bincount(self.val.labels) > 1).any():
+            self.catalog.notice("No animal has two crops in the validation part: the last model is taken for the best.")
+            return None
+        crops = self._decoded(self.val, "decode validation")
+        names = [str(label) for label in crops.labels]
+        return functools.partial(examined, crops=crops, names=names, cfg=self.cfg)
+
+    def _decoded(self, material: Material, what: str) -> LabelledCrops:
+        with tqdm(total=len(material.crop_ids), unit="crop", desc=what, disable=None) as bar:
+            crops, damaged = labelled(self.catalog, material, self.cfg.input_size, report=bar.update)
+        self.damaged += damaged
+        return crops
+
+
+def examined(model: torch.nn.Module, crops: LabelledCrops, names: list[str], cfg: TrainConfig) -> dict[str, float]:
+    """Top-1 and mAP of an embedder in eval mode, every crop asking all others."""
+    import torch
+
+    from care_cli.evaluation.metrics import leave_one_out
+
+    device = next(model.parameters()).device
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (cfg.mean, cfg.std))
+    vectors = []
+    with torch.inference_mode():
+        for start in range(0, len(names), PAGE):
+            rows = np.arange(start, min(start + PAGE, len(names)))
+            pixels = torch.from_numpy(crops.photos[rows]).to(device).permute(0, 3, 1, 2).float() / 255
+            seen = [(pixels - mean) / std]
+            if crops.points is not None:
+                seen.append(torch.from_numpy(crops.points[rows]).to(device))
+            vectors.append(torch.nn.functional.normalize(model(*seen).float()).cpu().numpy())
+    found = leave_one_out(np.concatenate(vectors), names)
+    return {"top1": found["top1"], "mAP": found["mAP"]}

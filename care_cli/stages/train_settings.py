@@ -1,0 +1,117 @@
+"""What `care train` was asked for, and the settings and weights that follow from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from care_cli import registry
+from care_cli.checkpoints import read_header
+from care_cli.errors import CareError
+from care_cli.records import ModelSpec
+from care_cli.stages.splits import SplitRequest
+
+if TYPE_CHECKING:
+    from care_cli.training.config import TrainConfig
+
+AUGMENTATION = "augmentation."  # before the names of its settings
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `care train` was asked to do."""
+
+    method: str = "vit"  # a name of training.methods.METHODS
+    name: str | None = None  # of the model; None: METHOD-RUN. With several seeds -SEED is added
+    backbone: str | None = None  # a size of methods.PRESETS or timm's name; None: that of the weights, else by device
+    weights: str | None = None  # to begin from: a registry name or a file; None: from scratch
+    species: str | None = None  # only its crops
+    split: SplitRequest = field(default_factory=SplitRequest)
+    seeds: tuple[int, ...] = (0,)  # a model each
+    folder: Path | None = None  # of the models; None: beside the catalog, CATALOG.models
+    device: str = "cpu"
+    settings: dict[str, Any] = field(default_factory=dict)  # of TrainConfig by name; 'augmentation.flip' of its table
+    points_run: int | None = None  # a run whose points are seen instead of the standing ones
+    point_names: tuple[str, ...] = ()  # the categories that are seen; none: all
+
+
+def settings_of(request: TrainRequest, spec: ModelSpec | None) -> TrainConfig:
+    """The training's settings, the seed apart. CareError for names and values that no training can have."""
+    from care_cli.training import methods
+
+    given = {key: value for key, value in request.settings.items() if not key.startswith(AUGMENTATION)}
+    if spec is not None:
+        given = {key: getattr(spec, key) for key in ("mean", "std") if getattr(spec, key) is not None} | given
+    small = "small" if request.device == "cpu" else "large"
+    backbone = request.backbone or given.pop("backbone", None) or (spec and spec.architecture) or small
+    if backbone in methods.PRESETS:
+        cfg = methods.configure(request.method, backbone, **given)
+    else:
+        cfg = methods.configure(request.method, None, backbone=backbone, **given)
+    changes = {key.removeprefix(AUGMENTATION): value for key, value in request.settings.items() if key not in given}
+    changes = {key: value for key, value in changes.items() if key != "backbone"}
+    if unknown := sorted(set(changes) - {one.name for one in fields(cfg.augmentation)}):
+        raise CareError(f"The augmentation has no setting {', '.join(unknown)}.")
+    return replace(cfg, augmentation=replace(cfg.augmentation, **changes))
+
+
+def pretrained(request: TrainRequest) -> ModelSpec | None:
+    """The weights to begin from, by a registry name or a file; None: from scratch. CareError when they are not here."""
+    if request.weights is None:
+        return None
+    path = Path(request.weights)
+    if not path.is_file():
+        return registry.find(request.weights, task="embedder")
+    if path.suffix == ".safetensors" and read_header(path).get("task") == "embedder":
+        return registry.find(path, task="embedder")
+    return ModelSpec(name=path.name, task="embedder", family="timm", file=str(path.resolve()))
+
+
+def overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """Settings from `NAME=VALUE` texts, values in JSON or plain words; CareError for a name or a kind that is not
+    TrainConfig's."""
+    from care_cli.training.config import TrainConfig
+
+    usual = TrainConfig()
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        table = usual.augmentation if name.startswith(AUGMENTATION) else usual
+        key = name.removeprefix(AUGMENTATION)
+        known = [one.name for one in fields(table)]
+        if not equals or key not in known or key == "augmentation":
+            raise CareError(
+                f"A setting is NAME=VALUE, got {text!r}; names are {', '.join(known)} and augmentation.NAME."
+            )
+        found[name] = _read(name, value, getattr(table, key))
+    return found
+
+
+def _read(name: str, text: str, usual: Any) -> Any:
+    """A value of the kind that the usual one is of; a setting that is usually None is a number."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    kind = float if usual is None else type(usual)
+    if value is None and usual is None:
+        return None
+    if kind is tuple and isinstance(value, list) and all(_is(one, float) for one in value):
+        return tuple(map(float, value))
+    if not _is(value, kind):
+        raise CareError(f"{name} is {_words(kind)}, such as {json.dumps(usual)}, but got {text!r}.")
+    return float(value) if kind is float else value
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return isinstance(value, kind) and kind is not tuple
+
+
+def _words(kind: type) -> str:
+    return {int: "a whole number", float: "a number", str: "a word", bool: "true or false", dict: "a JSON table",
+            tuple: "a list of numbers"}[kind]  # fmt: skip

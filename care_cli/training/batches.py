@@ -1,0 +1,102 @@
+"""Batches as a network wants them, the next one made ready while the last one is learned from."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from care_cli.training.augment import augment
+from care_cli.training.config import TrainConfig
+from care_cli.training.data import LabelledCrops
+from care_cli.training.sampling import pk_batches
+
+AHEAD = 2  # batches
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """P individuals with K photos each, one after the other.
+
+    images  (P*K, 3, S, S) float32, augmented and normalised
+    points  (P*K, categories, 3) float32, moved with the images; None where the method sees none
+    labels  (P*K,) int64
+    """
+
+    images: Tensor
+    points: Tensor | None
+    labels: Tensor
+
+    def take(self, rows: np.ndarray) -> Batch:
+        """Some of its photos."""
+        chosen = torch.as_tensor(rows, device=self.labels.device)
+        points = None if self.points is None else self.points[chosen]
+        return Batch(self.images[chosen], points, self.labels[chosen])
+
+
+def prepared(
+    data: LabelledCrops, cfg: TrainConfig, first: int, last: int, device: torch.device, place: int = 0, places: int = 1
+) -> Iterator[Batch]:
+    """The batches of steps `first` to `last`, `cfg.accumulate` a step, as process `place` of `places` gets them.
+
+    What a batch holds depends on the seed and on its number, and on nothing before it.
+    """
+    numbers = range(cfg.accumulate * first, cfg.accumulate * last)
+    of_all = pk_batches(data.labels, cfg.individuals, cfg.photos, cfg.seed, places * numbers.start)
+    waiting: deque = deque()
+    with ThreadPoolExecutor(1) as worker:
+        try:
+            for number in numbers:
+                rows = list(islice(of_all, places))[place]
+                seed = seed_of(cfg.seed, places * number + place)
+                waiting.append(worker.submit(prepare, data, cfg, rows, seed, device))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            worker.shutdown(cancel_futures=True)
+
+
+def prepare(data: LabelledCrops, cfg: TrainConfig, rows: np.ndarray, seed: int, device: torch.device) -> Batch:
+    """Photos read, augmented and normalised, their points moved with them."""
+    generator = torch.Generator(device).manual_seed(seed)
+    images = torch.from_numpy(np.ascontiguousarray(data.photos[rows])).to(device)  # (B, S, S, 3) uint8
+    images = images.permute(0, 3, 1, 2).float() / 255
+    points = None
+    if data.points is None:
+        images = augment(images, cfg.augmentation, generator)
+    else:
+        points = torch.from_numpy(data.points[rows]).float().to(device)
+        swap = torch.from_numpy(data.scheme.swap).to(device)
+        images, points = augment(images, cfg.augmentation, generator, points, swap)
+        hidden = torch.rand(len(rows), generator=generator, device=device) < cfg.keypoint_dropout
+        points = torch.where(hidden[:, None, None], 0.0, points)
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (cfg.mean, cfg.std))
+    images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+    return Batch(images, points, torch.from_numpy(np.asarray(data.labels)[rows]).long().to(device))
+
+
+def bites(individuals: int, photos: int, halvings: int) -> list[np.ndarray]:
+    """A batch in parts that memory holds: rows `(B,) int64` of the P*K, all of them once.
+
+    Each halving divides the individuals of a part by two, and when two are left the photos of each, down to two: fewer
+    give a triplet nothing to compare. The list is no longer than before once nothing can be halved any more.
+    """
+    parts = [np.arange(individuals * photos).reshape(individuals, photos)]
+    for _ in range(halvings):
+        if not all(len(part) >= 4 or part.shape[1] >= 4 for part in parts):
+            break
+        parts = [half for part in parts for half in np.array_split(part, 2, axis=0 if len(part) >= 4 else 1)]
+    return [part.ravel() for part in parts]
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed for torch's generators that no other numbers share."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
