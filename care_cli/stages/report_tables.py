@@ -234,7 +234,8 @@ def beside_papers(result: Mapping[str, Any], dataset: str) -> str:
     ]  # fmt: skip
     papers = published.beside(dataset)
     for paper in papers:
-        cells = [Cell(paper["setting"], paper["title"] + paper["where"], words=True)]
+        named = ", ".join(filter(None, [paper.get("method"), paper["setting"]]))
+        cells = [Cell(named, paper["title"] + paper["where"], words=True)]
         cells += [_printed(paper[name]) for name in published.METRICS]
         lines.append(("paper", [*cells, Cell(paper["protocol"], words=True)]))
     columns = {"model": "", "mAP": MEANINGS["mAP"][1], "first right": MEANINGS["top1"][1], "how": ""}
