@@ -75,7 +75,7 @@ def tsne(panels: Sequence[tuple[str, np.ndarray]], individuals: Sequence[str]) -
             for number, name in enumerate(names):
                 own = places[whose == name]
                 look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS)]}
-                axes.scatter(own[:, 0], own[:, 1], s=26, lw=0.4, edgecolors="white", **look)
+                axes.scatter(own[:, 0], own[:, 1], s=26, lw=0.4, edgecolors="white", label=_short(name), **look)
                 centre = own[np.linalg.norm(own - np.median(own, 0), axis=1).argmin()]
                 label = axes.annotate(
                     _short(name), centre, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7.5
@@ -84,6 +84,9 @@ def tsne(panels: Sequence[tuple[str, np.ndarray]], individuals: Sequence[str]) -
             axes.set_title(title, fontsize=10)
             axes.set(xticks=[], yticks=[])
             axes.margins(0.08)
+        handles, labels = subplots[0].get_legend_handles_labels()
+        look = {"ncols": min(len(names), 5 * min(len(panels), 3)), "fontsize": 8, "frameon": False}
+        subplots[0].figure.legend(handles, labels, loc="outside lower center", **look)
 
     return _drawn(draw, columns=len(panels), size=(5.4, 5.2))
 
@@ -131,14 +134,14 @@ def similarities(models: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
     return _drawn(draw, columns=len(models), size=(5.4, 3.6))
 
 
-def reliability(curves: Mapping[str, Sequence[tuple[float, float, int]]]) -> bytes:
-    """Do said probabilities come true? A line a model of bins `(said, came true, pairs)`, shares 0..1."""
+def reliability(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
+    """Do said probabilities come true? A line a calibration of spans as `calibration.reliability` gives them."""
 
     def draw(subplots: Sequence[Axes]) -> None:
         [axes] = subplots
         axes.plot([0, 100], [0, 100], color="0.6", ls=":", lw=1.2, label="as said")
-        for number, (name, bins) in enumerate(curves.items()):
-            said, true, pairs = (np.array([one[i] for one in bins], float) for i in range(3))
+        for number, (name, spans) in enumerate(curves.items()):
+            said, true, pairs = (np.array([one[key] for one in spans]) for key in ("probability", "same", "pairs"))
             colour = COLOURS[number % len(COLOURS)]
             axes.plot(100 * said, 100 * true, color=colour, lw=1.4, label=_short(name, 48))
             axes.scatter(100 * said, 100 * true, s=8 + 90 * np.sqrt(pairs / pairs.max()), color=colour, alpha=0.75)
