@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from pathlib import Path
 
 import catalogs
 import numpy as np
 import pytest
-from PIL import Image
 from test_cli import runner
 
-from care_cli import geometry
 from care_cli.catalog import Catalog
 from care_cli.checkpoints import read_header
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
-from care_cli.images import cut_crop
-from care_cli.records import Crop, NamedPoint
+from care_cli.records import NamedPoint
 from care_cli.stages import trained
 from care_cli.stages.train_settings import overrides
 
-ANIMALS, SIGHTINGS = 9, 4
+ANIMALS, SIGHTINGS = 12, 3
 BOX = (100.0, 60.0, 90.0, 60.0)  # px
 TINY = ["--backbone", "test_vit", "--size", "32", "--set", 'options={"img_size": 32}', "--epochs", "1.5"]
-TINY += ["--batch", "3x2", "--set", "accumulate=1", "--set", "arc_scale=16", "--learning-rate", "0.01"]
+TINY += ["--val", "0.2", "--batch", "3x2", "--set", "accumulate=1", "--set", "arc_scale=16", "--learning-rate", "0.01"]
 
 
 def herd(path: Path, animals: int = ANIMALS, sightings: int = SIGHTINGS) -> list[int]:
@@ -38,7 +34,7 @@ def herd(path: Path, animals: int = ANIMALS, sightings: int = SIGHTINGS) -> list
             coat = rng.integers(30, 226, 3)
             for time in range(sightings):
                 name = f"{animal}_{time}.PNG"
-                image = catalogs.add_photo(catalog, name, f"2024-05-{animal + 1:02} {3 * time:02}:00:00")
+                image = catalogs.add_photo(catalog, name, f"2024-05-{animal + 1:02} {6 * time:02}:00:00")
                 pixels = (coat + rng.integers(-30, 30, (catalogs.HEIGHT, catalogs.WIDTH, 3))).clip(0, 255)
                 one = catalogs.crop_of(pixels.astype(np.uint8), catalogs.found(BOX))
                 ids += catalog.add_crops(run, image, [one])
@@ -83,7 +79,7 @@ def test_a_model_is_trained_kept_and_used_at_once(care, survey):
         parts = catalog.split_parts("default")
         learned = {hashlib.sha256(jpeg).hexdigest() for crop, jpeg in catalog.pixels(parts).items()
                    if parts[crop] == "train"}  # fmt: skip
-        assert set(header["training"]["crops"]) == learned and len(learned) == 6 * SIGHTINGS
+        assert set(header["training"]["crops"]) == learned and len(learned) == 8 * SIGHTINGS
         assert header["training"]["split"]["sha256"] == catalog.split("default")["sha256"]
         assert trained.newest(catalog).name == "reds"
     again = care("train", "--method", "vit", "--name", "reds", *TINY, "--json")

@@ -131,14 +131,14 @@ def similarities(models: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
     return _drawn(draw, columns=len(models), size=(5.4, 3.6))
 
 
-def reliability(curves: Mapping[str, Sequence[tuple[float, float, int]]]) -> bytes:
-    """Do said probabilities come true? A line a model of bins `(said, came true, pairs)`, shares 0..1."""
+def reliability(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
+    """Do said probabilities come true? A line a calibration of spans as `calibration.reliability` gives them."""
 
     def draw(subplots: Sequence[Axes]) -> None:
         [axes] = subplots
         axes.plot([0, 100], [0, 100], color="0.6", ls=":", lw=1.2, label="as said")
-        for number, (name, bins) in enumerate(curves.items()):
-            said, true, pairs = (np.array([one[i] for one in bins], float) for i in range(3))
+        for number, (name, spans) in enumerate(curves.items()):
+            said, true, pairs = (np.array([one[key] for one in spans]) for key in ("probability", "same", "pairs"))
             colour = COLOURS[number % len(COLOURS)]
             axes.plot(100 * said, 100 * true, color=colour, lw=1.4, label=_short(name, 48))
             axes.scatter(100 * said, 100 * true, s=8 + 90 * np.sqrt(pairs / pairs.max()), color=colour, alpha=0.75)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from care_cli.evaluation.protocols import Crops, Protocol, answers, sides
+from care_cli.evaluation.protocols import Crops, Protocol, nearest, sides
 
 SHARE = 0.3  # of the individuals, unknown
 DRAWS = 10  # of who is unknown
@@ -58,10 +58,10 @@ def face(
     is_new = np.isin(crops.individual, new)
     queries, gallery = sides(crops, protocol, may_ask)
     asking = np.union1d(queries, np.flatnonzero(is_new if may_ask is None else is_new & may_ask))
-    found = answers(crops, vectors, protocol, asking, gallery[~is_new[gallery]])
-    known = ~is_new[found.query]
-    kept = ~known | (found.right > 0)
-    return Faced(known[kept], found.similarity[kept], (found.first == 1)[kept], crops.individual[found.query][kept])
+    own, other = nearest(crops, vectors, protocol, asking, gallery[~is_new[gallery]])
+    known = ~is_new[asking]
+    kept = ~known | np.isfinite(own)
+    return Faced(known[kept], np.maximum(own, other)[kept], (own > other)[kept], crops.individual[asking][kept])
 
 
 def at(faced: Faced, threshold: float) -> dict[str, float]:

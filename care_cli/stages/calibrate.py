@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from care_cli import checkpoints, registry
+from care_cli import registry
 from care_cli.errors import CareError
 from care_cli.evaluation import calibration, open_set
 from care_cli.evaluation.calibration import Pairs
 from care_cli.matching import SCORES, Calibration, Thresholds, rank, shortlist
 from care_cli.records import ModelSpec, Selection
+from care_cli.splits import NOBODY
 from care_cli.stages import gallery
+from care_cli.stages.evaluation_data import header_of, training_of
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -118,15 +120,12 @@ def eligible(catalog: Catalog, spec: ModelSpec, run_id: int, cfg: CalibrateConfi
     (`no_part`) of the split; without an embedding in the run (`not_indexed`); and unnamed.
     """
     rows = catalog.crop_rows(Selection(category="animal", species=cfg.species))
-    named = [row for row in rows if row["individual"] is not None]
+    named = [row for row in rows if row["individual"] is not None and row["individual"].casefold() not in NOBODY]
     who = {row["crop"]: row["individual"] for row in named}
-    parts = catalog.crops_of_parts()
-    taught, hash_of_split = _taught(catalog, spec, list(who))
-    taught |= {row["crop"] for row in parts if row["part"] == "train" and row["sha256"] == hash_of_split}
     own = catalog.split_parts(catalog.find_split(cfg.split)["name"]) if cfg.split is not None else {}
     forbidden = {
-        "trained": taught,
-        "test": {row["crop"] for row in parts if row["part"] == "test"},
+        "trained": _taught(catalog, spec, list(who)),
+        "test": {row["crop"] for row in catalog.crops_of_parts() if row["part"] == "test"},
         "other_part": {crop for crop, part in own.items() if part != cfg.part},
     }
     there = set(catalog.vectors(run_id, list(who)).ids.tolist())
@@ -146,16 +145,15 @@ def eligible(catalog: Catalog, spec: ModelSpec, run_id: int, cfg: CalibrateConfi
     return crops, left_out | {"unnamed": len(rows) - len(named)}
 
 
-def _taught(catalog: Catalog, spec: ModelSpec, crop_ids: list[int]) -> tuple[set[int], str | None]:
-    """Those of these crops that a model of ours learned from, by their pixels; and the hash of its split."""
-    if spec.family != "care":
-        return set(), None
-    training = checkpoints.read_header(registry.fetch(spec)).get("training") or {}
-    if not isinstance(training, dict):
-        return set(), None
+def _taught(catalog: Catalog, spec: ModelSpec, crop_ids: list[int]) -> set[int]:
+    """Those of these crops that a model of ours learned from, by their pixels or by its split."""
+    training = training_of(header_of(spec))
     taught = {one for one in training.get("crops") or () if isinstance(one, str)}
     digests = catalog.pixel_digests(crop_ids) if taught else {}
-    return {crop for crop, digest in digests.items() if digest in taught}, training.get("split")
+    learned = {crop for crop, digest in digests.items() if digest in taught}
+    split = training.get("split") if isinstance(training.get("split"), dict) else {}
+    parts = [row for row in catalog.crops_of_parts() if row["sha256"] == split.get("sha256")]
+    return learned | {row["crop"] for row in parts if row["part"] == "train"}
 
 
 def _advice(left_out: Mapping[str, int]) -> str:

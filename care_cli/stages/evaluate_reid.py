@@ -30,7 +30,7 @@ class EvaluateConfig:
     models: tuple[ModelSpec, ...] = ()
     protocol: Protocol = field(default_factory=Protocol)
     split: str | None = None  # None: the one that the models were trained with, else all named crops
-    part: str = "test"  # train | val | test | all
+    part: str | None = None  # train | val | test | all; None: test, where there is a split
     species: str | None = None
     closed_set: bool = False  # animals that a model knows may be examined, with crops that it has not seen
     open_share: float = open_set.SHARE  # of the individuals, unknown in turn; 0: no open set
@@ -52,6 +52,8 @@ def run(catalog: Catalog, cfg: EvaluateConfig) -> dict:
     """
     if not cfg.models:
         raise CareError("Name a model to examine with --model.")
+    if not 0 <= cfg.open_share < 1:
+        raise CareError(f"The share of unknown animals lies between 0 and 1, but got {cfg.open_share:g}.")
     whom, models = _examined(catalog, cfg.models, cfg)
     groups, individuals = rows.grouped(models), whom.crops.individual
     found = [rows.row(group, individuals, cfg.seed) for group in groups]
@@ -112,6 +114,14 @@ def measure(catalog: Catalog, spec: ModelSpec, crop_ids: Sequence[int] | None, c
         "variants": {name: _values(model.answers[name], whom.crops) for name in others},
         "open_set": model.open_set,
     }
+
+
+def protocol_of(kind: str, filters: Sequence[str], query_share: float | None, seed: int) -> Protocol:
+    """The protocol that was asked for. CareError when its options contradict each other."""
+    if query_share is not None and kind != "qg":
+        raise CareError("--query-share says how many crops ask; it needs --protocol qg.")
+    share = Protocol.query_share if query_share is None else query_share
+    return Protocol(kind, tuple(dict.fromkeys(filters)), share, seed)
 
 
 def variants(protocol: Protocol, crops: Crops) -> dict[str, Protocol]:
@@ -196,7 +206,9 @@ def _open(whom: Asked, vectors: np.ndarray, of_validation: np.ndarray, cfg: Eval
         return None
     validation = replace(whom, crops=whom.validation, may_ask=np.ones(len(whom.validation), bool))
     chosen = open_set.best_threshold(_faced(validation, of_validation, cfg))
-    parts = _faced(whom, vectors, cfg)
+    parts = [one for one in _faced(whom, vectors, cfg) if one.known.any() and not one.known.all()]
+    if not parts:
+        return None
     told = [open_set.separation(one) | (open_set.at(one, chosen) if np.isfinite(chosen) else {}) for one in parts]
     names = dict.fromkeys(name for one in told for name in one)
     return {

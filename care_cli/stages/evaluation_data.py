@@ -52,11 +52,11 @@ def asked(
     headers: Sequence[dict],
     *,
     split: str | None = None,
-    part: str = "test",
+    part: str | None = None,
     species: str | None = None,
     closed: bool = False,
 ) -> Asked:
-    """The named animal crops of a part of a split; of the whole catalog without one.
+    """The named animal crops of a part of a split (None: test); of the whole catalog without a split.
 
     In a closed set the part's crops ask, those that a model learned from never do, and all named crops answer.
     Raises CareError when nobody is named, when the part is empty, and when a model (of `headers`) learned from a crop
@@ -68,9 +68,12 @@ def asked(
             "No crop has a name yet, so nothing can be examined. Name animals with `care individuals name`, or bring "
             "in a named data set with `care import dataset`."
         )
-    if part not in (*PARTS, ALL):
+    if part not in (None, *PARTS, ALL):
         raise CareError(f"A part of a split is {', '.join(PARTS)} or {ALL}, not {part!r}.")
     split = split or _split_of(catalog, headers)
+    if part is not None and split is None:
+        raise CareError(f"Say of which split the part {part!r} is: --split NAME.")
+    part = part or "test"
     row = catalog.find_split(split) if split else None
     parts = catalog.split_parts(split) if split else {}
     wanted = [one for one in PARTS if part in (one, ALL)]
@@ -95,7 +98,7 @@ def crops_of(catalog: Catalog, crop_ids: Iterable[int] | None = None, species: s
         row
         for row in catalog.crop_rows(Selection(category="animal", species=species))
         if row["individual"] is not None
-        and row["individual"].casefold() not in NOBODY
+        and row["individual"].strip().casefold() not in NOBODY
         and (ids is None or row["crop"] in ids)
     ]
     rows.sort(key=lambda row: row["crop"])

@@ -55,9 +55,10 @@ def check(crops: Crops, may_ask: np.ndarray) -> None:
 def about(spec: ModelSpec, header: dict, indexed: dict) -> dict[str, Any]:
     """What a model is, from its description, its header and the index of its vectors."""
     training = training_of(header)
-    setting = training.get("cfg") if isinstance(training.get("cfg"), dict) else {}
-    kept = {name: value for name, value in setting.items() if name != "seed"}
-    build = [{name: header.get(name) for name in BUILD}, kept, training.get("split"), training.get("crops")]
+    setting = training.get("settings") if isinstance(training.get("settings"), dict) else {}
+    same = {name: value for name, value in training.items() if name not in ("run", "step")}
+    same["settings"] = {name: value for name, value in setting.items() if name != "seed"}
+    build = [same, *(header.get(name) for name in BUILD)]
     return {
         "name": spec.name,
         "sha256": registry.model_sha256(spec),
