@@ -75,7 +75,7 @@ def tsne(panels: Sequence[tuple[str, np.ndarray]], individuals: Sequence[str]) -
             for number, name in enumerate(names):
                 own = places[whose == name]
                 look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS)]}
-                axes.scatter(own[:, 0], own[:, 1], s=26, lw=0.4, edgecolors="white", **look)
+                axes.scatter(own[:, 0], own[:, 1], s=26, lw=0.4, edgecolors="white", label=_short(name), **look)
                 centre = own[np.linalg.norm(own - np.median(own, 0), axis=1).argmin()]
                 label = axes.annotate(
                     _short(name), centre, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7.5
@@ -84,6 +84,9 @@ def tsne(panels: Sequence[tuple[str, np.ndarray]], individuals: Sequence[str]) -
             axes.set_title(title, fontsize=10)
             axes.set(xticks=[], yticks=[])
             axes.margins(0.08)
+        handles, labels = subplots[0].get_legend_handles_labels()
+        look = {"ncols": min(len(names), 5 * min(len(panels), 3)), "fontsize": 8, "frameon": False}
+        subplots[0].figure.legend(handles, labels, loc="outside lower center", **look)
 
     return _drawn(draw, columns=len(panels), size=(5.4, 5.2))
 

@@ -40,10 +40,10 @@ def recognise(folders: Iterable[str], individuals: int, images: int) -> str | No
     return found.pop() if len(found) == 1 else None
 
 
-def cells(paper: str, number: int, dataset: str) -> dict[str, dict[str, float]]:
+def cells(paper: str, number: int | None, dataset: str) -> dict[str, dict[str, float]]:
     """One data set's line of a paper's table, per cent by metric, by setting; empty where the table has none."""
     for table in published()["tables"]:
-        if (table["paper"], table["number"]) == (paper, number) and dataset in table["rows"]:
+        if (table["paper"], table.get("number")) == (paper, number) and dataset in table["rows"]:
             row = table["rows"][dataset]
             return {
                 setting: dict(zip(table["metrics"], cell, strict=True))
@@ -55,19 +55,17 @@ def cells(paper: str, number: int, dataset: str) -> dict[str, dict[str, float]]:
 def beside(dataset: str) -> list[dict]:
     """What papers say of a data set, as rows to be set beside ours.
 
-    Fields: paper (key), title, protocol, needs (what is missing to reproduce it), table, setting, and by metric (mAP,
-    top1) `{"value", "half"}` in per cent, half None where no interval is printed, or None.
+    Fields: paper (key), title, protocol, needs (what is missing to reproduce it), where (the table, in words), setting,
+    and by metric (mAP, top1) `{"value", "half"}` in per cent, half None where no interval is printed, or None.
     """
     rows = []
     for table in published()["tables"]:
-        found = cells(table["paper"], table["number"], dataset)
+        found = cells(table["paper"], table.get("number"), dataset)
+        about = {"paper": table["paper"], **published()["papers"][table["paper"]]}
+        about["where"] = f", table {table['number']}" if "number" in table else ""
         for shown in table.get("shown", ()) if found else ():
             setting = table["settings"][shown]
-            cell = found[setting]
-            rows.append(
-                {"paper": table["paper"], **published()["papers"][table["paper"]], "table": table["number"],
-                 "setting": setting, **{name: _figure(cell, name) for name in METRICS}}
-            )  # fmt: skip
+            rows.append(about | {"setting": setting} | {name: _figure(found[setting], name) for name in METRICS})
     return rows
 
 

@@ -13,7 +13,7 @@ from care_cli.images import decode_jpeg
 from care_cli.pages.cells import CELL, FAINT, GAP, HEADING, INK, MARGIN, blank, elide, encoded, font, picture, wrap
 
 ALPHA = 0.5  # of the map over the crop
-LABELS = 150  # px, width of the rows' names
+LABELS = 200  # px, width of the rows' names
 CAPTION = 42  # px below a crop
 POINT = 5  # px, radius
 # inferno (Smith and van der Walt, 2015) at equal steps: dark where nothing is looked at, even steps to the eye
@@ -52,8 +52,8 @@ def heat_sheet(models: Sequence[str], columns: Sequence[Column], title: str, sub
     sheet, draw = blank(width, HEADING + len(names) * (CELL + CAPTION) + MARGIN, title, subtitle)
     for line, name in enumerate(names):
         y = HEADING + line * (CELL + CAPTION)
-        for number, words in enumerate(wrap(name, font(15, bold=True), LABELS - GAP, 6)):
-            draw.text((MARGIN, y + CELL // 2 - 10 + 20 * number), words, INK, font(15, bold=True))
+        for number, words in enumerate(wrap(name, font(14, bold=True), LABELS - GAP, 6)):
+            draw.text((MARGIN, y + CELL // 2 - 10 + 20 * number), words, INK, font(14, bold=True))
         for place, column in enumerate(columns):
             _draw(sheet, draw, column, line, len(models), (MARGIN + LABELS + place * (CELL + GAP), y))
     return encoded(sheet)

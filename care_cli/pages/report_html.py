@@ -28,20 +28,22 @@ p.lead{font-size:17px}
 p.warn{background:var(--soft);border-left:3px solid var(--warn);padding:6px 12px;border-radius:4px}
 table{border-collapse:collapse;margin:6px 0 12px;font-size:14px;font-variant-numeric:tabular-nums}
 td,th{padding:5px 12px 5px 0;text-align:right;vertical-align:top;border-bottom:1px solid var(--line);white-space:nowrap}
-td:first-child,th:first-child,td.words{text-align:left}td.words{white-space:normal;min-width:14ch;max-width:46ch;
+td:first-child,th:first-child,.words{text-align:left}
+td.words{white-space:normal;min-width:14ch;max-width:46ch;
 overflow-wrap:anywhere}
 th{font-weight:600;color:var(--faint);font-size:12.5px}td small{display:block;font-size:12px}
 tr.best td{font-weight:600}tr.paper td{color:var(--faint)}
 ul{margin:0 0 10px;padding-left:20px;max-width:88ch}li{overflow-wrap:anywhere}
 figure{margin:8px 0 14px}figure img{display:block;max-width:100%;height:auto}
+figure.narrow img{max-width:min(100%,640px)}
 figcaption{color:var(--faint);font-size:13.5px;max-width:88ch;margin-top:4px}
 .query{border-top:1px solid var(--line);padding:14px 0 6px}
 .query p{margin:0 0 8px}
 .crops{display:flex;gap:10px;flex-wrap:wrap;align-items:flex-start}
-.crop{width:150px;font-size:12.5px;line-height:1.35;overflow-wrap:anywhere}
-.crop img,.crop .none{display:block;width:150px;height:150px;object-fit:contain;background:var(--hole);
+.crop{width:134px;font-size:12.5px;line-height:1.35;overflow-wrap:anywhere}
+.crop img,.crop .none{display:block;width:134px;height:134px;object-fit:contain;background:var(--hole);
 border-radius:6px;border:4px solid var(--line)}
-.crop .none{padding:60px 10px;text-align:center;color:var(--faint)}
+.crop .none{padding:50px 10px;text-align:center;color:var(--faint)}
 .crop.right img{border-color:var(--right)}.crop.wrong img{border-color:var(--wrong)}
 .crop.asked img{border-color:var(--ink)}
 .crop b{display:block;margin-top:4px}.crop.right b{color:var(--right)}.crop.wrong b{color:var(--wrong)}
@@ -127,7 +129,11 @@ def listing(items: Sequence[str]) -> str:
 
 def table(columns: Mapping[str, str], rows: Sequence[tuple[str, Sequence[Cell]]]) -> str:
     """A table. `columns` are headings with what each means (shown where the mouse rests); a row has a class."""
-    head = "".join(f'<th title="{text(meaning)}">{text(name)}</th>' for name, meaning in columns.items())
+    first = rows[0][1] if rows else ()
+    head = "".join(
+        f'<th title="{text(meaning)}"{_words(place < len(first) and first[place].words)}>{text(name)}</th>'
+        for place, (name, meaning) in enumerate(columns.items())
+    )
     body = "".join(
         f'<tr class="{text(kind)}">{"".join(map(_cell, cells))}</tr>\n'
         if kind
@@ -139,12 +145,18 @@ def table(columns: Mapping[str, str], rows: Sequence[tuple[str, Sequence[Cell]]]
 
 def _cell(cell: Cell) -> str:
     below = f"<small>{text(cell.below)}</small>" if cell.below else ""
-    return f"<td{' class=words' if cell.words else ''}>{text(cell.value)}{below}</td>"
+    return f"<td{_words(cell.words)}>{text(cell.value)}{below}</td>"
 
 
-def figure(picture: bytes, alt: str, caption: str) -> str:
+def _words(are: bool) -> str:
+    return ' class="words"' if are else ""
+
+
+def figure(picture: bytes, alt: str, caption: str, narrow: bool = False) -> str:
     """A PNG or JPEG with what it shows, in words for who cannot see it, and how it is to be read."""
-    return f'<figure><img src="{_data(picture)}" alt="{text(alt)}"><figcaption>{text(caption)}</figcaption></figure>\n'
+    kind = ' class="narrow"' if narrow else ""
+    image = f'<img src="{_data(picture)}" alt="{text(alt)}">'
+    return f"<figure{kind}>{image}<figcaption>{text(caption)}</figcaption></figure>\n"
 
 
 def query(shown: ShownQuery) -> str:

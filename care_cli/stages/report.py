@@ -103,10 +103,10 @@ def _baseline(seen: evidence.Examination, result: Mapping[str, Any]) -> evidence
 
 
 def _compared(seen: evidence.Examination, result: Mapping[str, Any], most: int) -> list[evidence.Row]:
-    """The baseline first, the best last, others between, `most` in all."""
+    """The baseline first, then the best of the others, `most` in all, the best last."""
     baseline = _baseline(seen, result)
-    others = [row for row in seen.rows if row not in (baseline, seen.best)]
-    return list(dict.fromkeys([baseline, *others[: most - 2], seen.best]))
+    others = sorted((row for row in seen.rows if row is not baseline), key=lambda row: row.map)
+    return [baseline, *others[-(most - 1) :]]
 
 
 # -- sections
@@ -130,6 +130,9 @@ def _honesty(result: Mapping[str, Any]) -> str:
         "animal. The figures with and without them:"
     )
     body = html.paragraph(words) + tables.variants(result)
+    if not result["data"]["events"]:
+        words = "No visit is known, for the photos have no time: near-duplicates among them cannot be told."
+        body += html.paragraph(words, "warn")
     if all(row["leaks"] for row in result["rows"]):
         return body + html.heading("Backgrounds") + tables.leaks(result)
     return body + html.paragraph("Backgrounds were not examined; `care evaluate --leaks` does.")
@@ -158,6 +161,7 @@ def _curves(seen: evidence.Examination, pictures: dict[str, bytes]) -> str:
         pictures["cmc.png"], "CMC curves",
         "Who looks through the first answers by eye finds the right animal among them this often. "
         "Models with several seeds: their mean.",
+        narrow=True,
     ) + html.figure(
         pictures["similarities.png"], "Histograms of similarities",
         "How alike a model finds crops of one animal, and of two. The less they overlap, the surer a single answer.",
@@ -181,6 +185,7 @@ def _calibration(catalog: Catalog, seen: evidence.Examination, pictures: dict[st
         pictures["reliability.png"], "Reliability curve",
         "Of the pairs of which a probability was said, so many show the same animal; on animals that the curve had not "
         "seen. On the dotted line what is said comes true. Larger points rest on more pairs.",
+        narrow=True,
     )  # fmt: skip
     return [html.Section("Probability", "Do probabilities come true?", body)]
 

@@ -73,7 +73,7 @@ class Examination:
 def reopen(
     catalog: Catalog, crops: Crops, asked: Sequence[int], protocol: Protocol, runs: Sequence[tuple[str, Sequence[int]]]
 ) -> Examination:
-    """The examination of `crops`, of which those of the ids `asked` may ask, by rows of a name and the index runs of its models.
+    """The examination of `crops`, of which those of the ids `asked` may ask, by rows: a name, its models' index runs.
 
     Raises CareError when a run lacks a crop's vector: the catalog has changed since.
     """

@@ -85,10 +85,10 @@ def lead(result: Mapping[str, Any]) -> str:
     rows = [row for row in result["rows"] if row["metrics"]]
     best = max(rows, key=lambda row: row["metrics"]["mAP"]["mean"])
     top = best["metrics"]["top1"]
-    sure = interval(top)
+    sure, chance = interval(top), percent(best["metrics"]["random"]["mean"], 0)
     words = (
         f"Asked who is on a crop, {best['name']} names the right animal first in {percent(top['mean'], 0)} of 100 cases"
-        f"{f' (95 % interval: {sure})' if sure else ''}; guessing would in {percent(best['metrics']['random']['mean'], 0)}."
+        f"{f' (95 % interval: {sure})' if sure else ''}; guessing would in {chance}."
     )
     return words + ("" if len(rows) == 1 else f" It has the highest mAP of {len(rows)} models.")
 
@@ -116,7 +116,7 @@ def results(result: Mapping[str, Any]) -> str:
     meanings = [f"{name}: {meaning}." for name, meaning in MEANINGS.values()]
     return (
         html.table(columns, lines)
-        + html.paragraph("All in per cent. " + "; ".join(_intervals(result)) + ".")
+        + html.paragraph("; ".join(["In per cent", *_intervals(result)]) + ".")
         + html.folded("What the columns mean", html.listing(meanings))
     )
 
@@ -176,37 +176,30 @@ def _verdict(figure: Mapping[str, float | None]) -> str:
 
 def leaks(result: Mapping[str, Any]) -> str:
     """What the backgrounds alone give away, and what photos of the same visit do."""
-    lines, notes = [], []
+    visits = any(row["leaks"]["own_event"] for row in result["rows"])
+    lines, bordered = [], max(row["leaks"]["bordered"] for row in result["rows"])
     for row in result["rows"]:
-        found = row["leaks"]
-        behind = found["background"][row["variant"]]
-        cells = [
-            _figure(row["metrics"], "top1"),
-            _figure(behind["metrics"], "top1"),
-            _figure(behind["metrics"], "random"),
-        ]
-        own = found["own_event"]
-        cells += [
-            Cell(percent(own[key]["mean"]), interval(own[key])) if own else Cell("–") for key in ("with", "without")
-        ]
+        behind, own = row["leaks"]["background"][row["variant"]]["metrics"], row["leaks"]["own_event"]
+        cells = [_figure(row["metrics"], "top1"), _figure(behind, "top1"), _figure(behind, "random")]
+        cells += [_figure(own, key) for key in ("with", "without")] if visits else []
         lines.append(("", [Cell(row["name"], words=True), *cells]))
-        if found["bordered"]:
-            notes.append(
-                f"{found['bordered']:,} crops are all animal: of these the border alone was kept, which may show the animal."
-            )
     columns = {
         "model": "",
         "whole crop": "first right, as in the first table",
         "background alone": "first right when the animal is blacked out",
         "by chance": MEANINGS["random"][1],
-        "with own visit": "first right when photos of the query's own visit answer too, as in a random split: leaky",
-        "without": "the same queries without photos of their own visit",
     }
+    if visits:
+        columns["with own visit"] = "first right when photos of the query's own visit answer too, as in a random split"
+        columns["without"] = "the same queries without photos of their own visit"
     words = (
         "Animals are photographed where they live. Where the background alone names them well above chance, or photos "
         "of the same visit make the figures, a model may have learned places rather than animals."
     )
-    return html.paragraph(words) + html.table(columns, lines) + html.listing(list(dict.fromkeys(notes)))
+    note = f"{bordered:,} crops are all animal: of these the border alone was kept, and it may show the animal."
+    random = "A random split of photos would print the figure with the own visit: it is leaky."
+    notes = [*([note] if bordered else []), *([random] if visits else [])]
+    return html.paragraph(words) + html.table(columns, lines) + html.listing(notes)
 
 
 def open_set(result: Mapping[str, Any]) -> str:
@@ -219,8 +212,8 @@ def open_set(result: Mapping[str, Any]) -> str:
     ]
     about = rows[0]["open_set"]
     words = (
-        f"{percent(about['share'], 0)} % of the individuals, drawn {about['draws']} times, are taken for new: their crops "
-        "ask and none of them answers. "
+        f"{percent(about['share'], 0)} % of the individuals, drawn {about['draws']} times, are taken for new: their "
+        "crops ask and none of them answers. "
     )
     source = about["threshold_from"]
     words += (
@@ -241,7 +234,8 @@ def beside_papers(result: Mapping[str, Any], dataset: str) -> str:
     ]  # fmt: skip
     papers = published.beside(dataset)
     for paper in papers:
-        cells = [Cell(paper["setting"], f"{paper['title']}, table {paper['table']}", words=True)]
+        named = ", ".join(filter(None, [paper.get("method"), paper["setting"]]))
+        cells = [Cell(named, paper["title"] + paper["where"], words=True)]
         cells += [_printed(paper[name]) for name in published.METRICS]
         lines.append(("paper", [*cells, Cell(paper["protocol"], words=True)]))
     columns = {"model": "", "mAP": MEANINGS["mAP"][1], "first right": MEANINGS["top1"][1], "how": ""}
@@ -274,7 +268,8 @@ def calibrations(rows: Sequence[Mapping[str, Any]]) -> str:
     ]  # fmt: skip
     columns = {
         "model": "", "error": "mean distance between probabilities said and come true, per cent (ECE)",
-        "known from": "similarity from which an animal is called known", "new below": "similarity below which it is new",
+        "known from": "similarity from which an animal is called known",
+        "new below": "similarity below which it is new",
         "pairs": "that it was learned from", "individuals": "",
     }  # fmt: skip
     return html.table(columns, lines)
@@ -285,7 +280,7 @@ def how(result: Mapping[str, Any]) -> str:
     data, split = result["data"], result["split"]
     items = [
         f"Protocol: {protocol_words(result['protocol'])} ({_values(result['protocol'])}).",
-        f"Data: {data_words(result)}; {data['queries']:,} queries, {data['without_match']:,} of them with nothing to find.",
+        f"Data: {data_words(result)}; {data['queries']:,} queries, {data['without_match']:,} with nothing to find.",
     ]
     if split:
         items.append(f"Split: {_values(split)}.")
@@ -304,7 +299,7 @@ def _values(table: Mapping[str, Any]) -> str:
 
 
 def table_csv(result: Mapping[str, Any]) -> str:
-    """A line for each row and variant of the protocol: shares 0..1, with `_half`, `_low`, `_high` of their intervals."""
+    """A line for each row and variant of the protocol: shares 0..1, and their intervals as `_half`, `_low`, `_high`."""
     stream = io.StringIO()
     names = [f"{metric}{end}" for metric in MEANINGS for end in ENDS]
     writer = csv.DictWriter(stream, [*COLUMNS, *names], lineterminator="\n")

@@ -97,10 +97,10 @@ def overrides(texts: Iterable[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         table = usual.augmentation if name.startswith(AUGMENTATION) else usual
         key = name.removeprefix(AUGMENTATION)
-        known = [one.name for one in fields(table)]
-        if not equals or key not in known or key == "augmentation":
+        known = [one.name for one in fields(table) if one.name not in OWN]
+        if not equals or key not in known:
             raise CareError(
-                f"A setting is NAME=VALUE, got {text!r}; names are {', '.join(known)} and augmentation.NAME."
+                f"A setting is NAME=VALUE, but got {text!r}; names are {', '.join(known)}, and augmentation.NAME."
             )
         found[name] = _read(name, value, getattr(table, key))
     return found
