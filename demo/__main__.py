@@ -6,23 +6,16 @@ that the renderer wrote beside the photos.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
 from pathlib import Path
 
+from demo.carry import SAMPLE, templates
 from demo.chain import Chain, carried, report, score
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLE = ROOT / "sample_data"
 OUT = ROOT / "demo_out"
-
-
-def templates() -> dict[str, tuple[Path, Path]]:
-    """The sample's annotated photos: species -> the photo and the file of its points."""
-    files = sorted((SAMPLE / "templates").glob("*.json"))
-    return {file.stem: (SAMPLE / json.loads(file.read_text("utf-8"))["photo"], file) for file in files}
 
 
 def main() -> int:

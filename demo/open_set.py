@@ -10,7 +10,6 @@ from datetime import timedelta
 from functools import partial
 
 import numpy as np
-from PIL import Image
 
 from care_cli import geometry
 from care_cli.detectors import Detector
@@ -20,6 +19,7 @@ from care_cli.matching import Thresholds, rank
 from care_cli.records import Detection
 from care_cli.stages.cropping import cut_crops
 from care_cli.stages.photos import found_in, least_side
+from demo.carry import Carrier
 from demo.train_data import in_processes
 from scenes import SPECIES, make_individual, make_location
 from scenes.survey import START, Event, Settings, shoot
@@ -63,11 +63,13 @@ def photograph(seed: int, places: Sequence[int]) -> list[tuple[bool, bytes, tupl
     return photos
 
 
-def sightings(seeds: Sequence[int], places: Sequence[int], detector: Detector | None, embedder: Embedder) -> Sightings:
-    """Photograph the individuals of `seeds`, detect, crop and embed them as the product does; without a
-    detector the true boxes are cut."""
+def sightings(
+    seeds: Sequence[int], places: Sequence[int], detector: Detector | None, embedder: Embedder, carrier: Carrier
+) -> Sightings:
+    """Photograph the individuals of `seeds`, detect, crop, carry points and embed them as the product does; without
+    a detector the true boxes are cut."""
     sets = in_processes(partial(photograph, places=[int(p) for p in places]), seeds, "sightings")
-    individual, query, inputs, total = [], [], [], 0
+    individual, query, crops, kinds, total = [], [], [], [], 0
     for seed, photos in zip(seeds, sets, strict=True):
         species = list(SPECIES)[seed % len(SPECIES)]
         for asked, jpeg, box in photos:
@@ -76,20 +78,24 @@ def sightings(seeds: Sequence[int], places: Sequence[int], detector: Detector | 
             if crop is not None:
                 individual.append(seed)
                 query.append(asked)
-                inputs.append(embedder.transform(crop))
-    vectors = np.concatenate([embedder.embed(np.stack(inputs[i : i + 64])) for i in range(0, len(inputs), 64)])
-    return Sightings(np.array(individual), np.array(query), vectors, len(inputs) / total)
+                crops.append(crop)
+                kinds.append(species)
+    inputs = np.stack([embedder.transform(decode_jpeg(crop)) for crop in crops])
+    points = carrier.of_jpegs(crops, kinds)
+    pages = [slice(i, i + 64) for i in range(0, len(crops), 64)]
+    vectors = np.concatenate([embedder.embed(inputs[page], points[page]) for page in pages])
+    return Sightings(np.array(individual), np.array(query), vectors, len(crops) / total)
 
 
-def _crop(jpeg: bytes, box: tuple[float, ...], species: str, detector: Detector | None) -> Image.Image | None:
+def _crop(jpeg: bytes, box: tuple[float, ...], species: str, detector: Detector | None) -> bytes | None:
     """The stored crop of the detection that is the animal; None when there is none."""
     reading = read_bytes(jpeg, least_side(detector.image_size, "reduced") if detector else None)
     if detector is None:
-        return decode_jpeg(cut_crops(reading, [Detection(box, 1.0, species, "animal", species)])[0].jpeg)
+        return cut_crops(reading, [Detection(box, 1.0, species, "animal", species)])[0].jpeg
     shown = [d for d in found_in(reading, detector) if d.confidence >= detector.spec.shown]
     crops = [c for c in cut_crops(reading, shown) if c.jpeg and c.detection.species == species]
     overlap = geometry.iou([c.detection.box for c in crops], [box])[:, 0]
-    return decode_jpeg(crops[int(overlap.argmax())].jpeg) if len(crops) and overlap.max() >= 0.5 else None
+    return crops[int(overlap.argmax())].jpeg if len(crops) and overlap.max() >= 0.5 else None
 
 
 def ask(seen: Sightings, gallery_size: int, rounds: int, seed: int) -> list[tuple[float, bool, bool]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from care_cli.backbones import STEM_VIT
 from care_cli.detectors import load_detector
@@ -31,9 +32,11 @@ from care_cli.training.loop import train
 from care_cli.weights import file_sha256
 from care_cli.yolo import save_detector
 from demo import train_diffusion
+from demo.carry import Carrier
 from demo.open_set import ask, figures, fix_thresholds, sightings
 from demo.train_data import CLASSES, PHOTOS_A_PLACE, render_chips, render_photos
 from demo.train_diffusion import Recipe, make_diffusion
+from scenes import SPECIES
 from scenes.seeds import TEST, TRAIN, TUNE
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "weights"
@@ -81,8 +84,9 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
         detector = make_detector(plan, Path(work), arguments.out / "demo-detector.safetensors")
-    embedder = make_embedder(plan, detector, arguments.out / "demo-embedder.safetensors")
     make_diffusion(plan.diffusion, arguments.out / "demo-diffusion")
+    carrier = Carrier(arguments.out / "demo-diffusion")
+    embedder = make_embedder(plan, detector, carrier, arguments.out / "demo-embedder.safetensors")
     for path in (detector, embedder):
         print(f"{path.name}  {path.stat().st_size / 1e6:.2f} MB  sha256 {file_sha256(path)}")
     print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
@@ -119,23 +123,39 @@ def detector_header(plan: Plan, cfg: DetectorConfig, metrics: dict[str, float]) 
     }
 
 
-def make_embedder(plan: Plan, detector: Path, path: Path) -> Path:
-    """Render chips, train the ViT on them, fix its thresholds through the whole chain, write it to `path`."""
+def make_embedder(plan: Plan, detector: Path, carrier: Carrier, path: Path) -> Path:
+    """Render chips, carry points to them, train a CKPE model, fix its thresholds through the whole chain, and write it
+    to `path`."""
     seeds = TRAIN[: plan.individuals]
     chips, labels = render_chips(seeds, plan.chips, OPTIONS["img_size"])
+    points = points_of(carrier, chips, np.asarray(seeds)[labels])
     cfg = embedder_recipe(plan)
-    trained = train(LabelledCrops(chips, labels), cfg, report=_progress(plan.steps))
-    header = embedder_header(plan, cfg)
+    trained = train(LabelledCrops(chips, labels, points, carrier.scheme), cfg, report=_progress(plan.steps))
+    header = embedder_header(plan, cfg) | {"keypoints": trained.model.describe()}
     save_embedder(trained.model, path, header)
-    thresholds, metrics = examine(plan, detector, path)
+    thresholds, metrics = examine(plan, detector, carrier, path)
     save_embedder(trained.model, path, header | {"thresholds": told(plan, thresholds), "metrics": metrics})
     return path
+
+
+def points_of(carrier: Carrier, chips: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Points `(N,K,3) float32` of chips, whose individuals' seeds tell their species."""
+    points = np.zeros((len(chips), len(carrier.scheme.names), 3), np.float32)
+    pages = [np.flatnonzero(seeds % len(SPECIES) == number) for number in range(len(SPECIES))]
+    pages = [(species, rows[i : i + 32]) for species, rows in zip(SPECIES, pages, strict=True)
+             for i in range(0, len(rows), 32)]  # fmt: skip
+    for species, rows in tqdm(pages, "points", mininterval=5):
+        points[rows] = carrier.of_chips(chips[rows], species)
+    return points
 
 
 def embedder_recipe(plan: Plan) -> TrainConfig:
     """ArcFace alone on one photo of each of many animals, `plan.steps` times."""
     individuals = min(96, plan.individuals)
     return TrainConfig(
+        method="ckpe",
+        keypoint_scale=10.0,
+        keypoint_dropout=0.2,  # a gallery without points is served too
         backbone=ARCHITECTURE,
         options=OPTIONS,
         input_size=OPTIONS["img_size"],
@@ -164,7 +184,7 @@ def embedder_header(plan: Plan, cfg: TrainConfig) -> dict[str, Any]:
     """All that a user of the weights needs, thresholds apart, and how they came about."""
     seeds = TRAIN[: plan.individuals]
     return {
-        "method": "vit",
+        "method": "ckpe",
         "architecture": ARCHITECTURE,
         "options": OPTIONS,
         "input_size": OPTIONS["img_size"],
@@ -188,7 +208,9 @@ def told(plan: Plan, thresholds: Thresholds) -> dict[str, Any]:
     return {"known": thresholds.known, "new": thresholds.new, "how": how}
 
 
-def examine(plan: Plan, detector_file: Path, embedder_file: Path) -> tuple[Thresholds, dict[str, Any]]:
+def examine(
+    plan: Plan, detector_file: Path, carrier: Carrier, embedder_file: Path
+) -> tuple[Thresholds, dict[str, Any]]:
     """Thresholds fixed on the tuning individuals, and what they give there and on the test individuals.
 
     The shares are of the photos in which the detector found the animal; `found` says how many those are.
@@ -199,7 +221,7 @@ def examine(plan: Plan, detector_file: Path, embedder_file: Path) -> tuple[Thres
     embedder = load_embedder(ModelSpec("demo-embedder", "embedder", "care"), embedder_file)
     metrics, thresholds = {}, None
     for name, seeds in (("tuning", TUNE), ("test", TEST)):
-        seen = sightings(seeds[: plan.tuning], seeds, detector, embedder)
+        seen = sightings(seeds[: plan.tuning], seeds, detector, embedder, carrier)
         answers = {size: ask(seen, size, rounds=6, seed=0) for size in plan.galleries}
         thresholds = thresholds or fix_thresholds(list(answers.values()))
         metrics[name] = {f"gallery_{size}": figures(found, thresholds) for size, found in answers.items()}
