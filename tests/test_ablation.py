@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -14,14 +15,14 @@ from test_train import herd
 
 from care_cli.catalog import Catalog
 from care_cli.errors import CareError
-from care_cli.evaluation.ablations import ABLATIONS, SOURCES
+from care_cli.evaluation.ablations import ABLATIONS, SOURCES, Ablation
 from care_cli.features import FeatureConfig
 from care_cli.records import NamedPoint
 from care_cli.stages import ablation, evaluate_reid, propagate, splits, train
 from care_cli.stages.ablation import AblationConfig
 from care_cli.stages.train_settings import TrainRequest
 
-SETTINGS = {"input_size": 32, "options": {"img_size": 32}, "epochs": 1.5, "individuals": 3, "photos": 2,
+SETTINGS = {"input_size": 32, "options": {"img_size": 32}, "epochs": 0.5, "individuals": 3, "photos": 2,
             "accumulate": 1, "arc_scale": 16.0, "learning_rate": 0.01}  # fmt: skip
 EYES = [NamedPoint("left_eye", 110, 70), NamedPoint("right_eye", 130, 70), NamedPoint("nose", 120, 90)]
 
@@ -33,13 +34,29 @@ def weights(tmp_path_factory):
     return folder / "test_resnet.safetensors"
 
 
-@pytest.fixture
-def catalog(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """Twelve animals with three crops each, and a template of three points."""
-    herd(tmp_path / "care.db")
-    with Catalog(tmp_path / "care.db") as opened:
+    path = tmp_path_factory.mktemp("herd") / "care.db"
+    herd(path)
+    with Catalog(path) as opened:
         opened.add_template("eyes", 1, EYES, "expert")
+    return path
+
+
+@pytest.fixture
+def catalog(made, tmp_path):
+    shutil.copy(made, tmp_path / "care.db")
+    with Catalog(tmp_path / "care.db") as opened:
         yield opened
+
+
+@pytest.fixture
+def pair(monkeypatch):
+    """The scale's cells without points and with CKPE, as an ablation of their own."""
+    cells = ABLATIONS["scale"].cells
+    monkeypatch.setitem(ABLATIONS, "pair", Ablation("two of three", (), lambda size: cells(size)[::2]))
+    return "pair"
 
 
 @pytest.fixture
@@ -59,7 +76,7 @@ def cfg(weights):
 
 
 def test_every_figure_of_the_papers_ablations_has_its_cell():
-    """Tables 2 to 7 as ALGORITHMS prints them; two figures were picked by eye from each."""
+    """Tables 2 to 7 as ALGORITHMS prints them; two figures of each."""
     found = {}
     for one in ABLATIONS.values():
         for size in one.sizes:
@@ -68,9 +85,20 @@ def test_every_figure_of_the_papers_ablations_has_its_cell():
                     assert found.setdefault(cell.paper, cell.published) == cell.published
     assert {number: sum(key[0] == number for key in found) for number in range(2, 8)} == {
         2: 4, 3: 9, 4: 9, 5: 12, 6: 6, 7: 6}  # fmt: skip
-    expected = {(2, "gradcam-resnet"): 96.9, (2, "vlm"): 99.2, (3, "0"): 98.9, (3, "1000"): 96.9, (4, "base, none"): 92.5,
-                (4, "huge, ckpe"): 99.6, (5, "base, 10"): 96.9, (5, "huge, 1"): 98.8, (6, "large, random"): 96.2,
-                (6, "base, keypoint"): 97.3, (7, "base, random"): 96.9, (7, "huge, keypoints"): 99.6}  # fmt: skip
+    expected = {
+        (2, "gradcam-resnet"): 96.9,
+        (2, "vlm"): 99.2,
+        (3, "0"): 98.9,
+        (3, "1000"): 96.9,
+        (4, "base, none"): 92.5,
+        (4, "huge, ckpe"): 99.6,
+        (5, "base, 10"): 96.9,
+        (5, "huge, 1"): 98.8,
+        (6, "large, random"): 96.2,
+        (6, "base, keypoint"): 97.3,
+        (7, "base, random"): 96.9,
+        (7, "huge, keypoints"): 99.6,
+    }
     assert {key: round(100 * found[key], 1) for key in expected} == expected
 
 
@@ -107,10 +135,9 @@ def test_what_a_cell_lacks_is_said(catalog, cfg):
     few = lacks(catalog, cfg, "keypoints")
     assert few[:2] == ["", ""] and "at least 6 points: 'eyes' has 3" in few[2] and "10 points" in few[3]
     assert all("diffusion" in one for one in lacks(catalog, cfg, "timestep"))
-    sources = dict(zip(SOURCES, lacks(catalog, cfg, "keypoint-source"), strict=False))
     by_variant = {one.cell.variant: one.missing for one in ablation.plan(catalog, replace(cfg, name="keypoint-source"))}
     assert by_variant["expert"] == () and "--vlm-url" in by_variant["vlm"][0]
-    assert "--gradcam" in by_variant["gradcam-vit"][0] and "--random" in by_variant["random"][0] and len(sources) == 5
+    assert "--gradcam" in by_variant["gradcam-vit"][0] and "--random" in by_variant["random"][0]
     catalog.add_template("more", 2, EYES, "expert")
     assert "which of the templates eyes, more: --template expert=NAME" in lacks(catalog, cfg, "scale")[2]
     assert lacks(catalog, cfg, "scale", templates={"expert": "more"}) == ["", "", ""]
@@ -141,29 +168,32 @@ def forbidden(*_, **__):
     raise AssertionError("a cell that is done was begun again")
 
 
-def test_a_killed_ablation_goes_on_and_a_finished_one_stands(catalog, cfg, monkeypatch):
+def test_a_killed_ablation_goes_on_and_a_finished_one_stands(catalog, cfg, pair, monkeypatch):
     propagate.run(catalog, propagate.PropagateConfig(textures_spec(cfg), features=FeatureConfig(96, 1, None, None)))
     standing = catalog.propagate_runs()[0]["id"]
     catalog.add_template("random", 3, [NamedPoint("a", 120, 80), NamedPoint("b", 150, 90)], "random")
-    cfg = replace(cfg, seeds=(0, 1), templates={"expert": "random"})
+    cfg = replace(cfg, name=pair, seeds=(0, 1), templates={"expert": "random"})
     measure, done = evaluate_reid.measure, []
 
-    def killed(catalog, spec, *rest):
-        if len(done) == 3:
+    def killed(catalog, spec, ids, asked):
+        if spec.name.startswith("ckpe"):  # it is shown the points that it learned with
+            shown = catalog.keypoints([4], asked.points_run)[4]
+            assert shown.names == ("a", "b") and catalog.run_settings(asked.points_run)["features"]["size"] == 96
+        if len(done) == 3:  # in the second cell, between its seeds
             raise KeyboardInterrupt
         done.append(spec.name)
-        return measure(catalog, spec, *rest)
+        return measure(catalog, spec, ids, asked)
 
     monkeypatch.setattr(evaluate_reid, "measure", killed)
     with pytest.raises(KeyboardInterrupt):
         ablation.run(catalog, cfg)
     assert catalog.propagate_runs()[0]["id"] == standing  # the points that counted still do
     listed = ablation.listing(catalog, cfg)["rows"]
-    assert [row["seeds"] for row in listed] == [[0, 1], [0], []]
+    assert [row["seeds"] for row in listed] == [[0, 1], [0]]
     monkeypatch.setattr(evaluate_reid, "measure", lambda *given: done.append(given[1].name) or measure(*given))
     found = ablation.run(catalog, cfg)
-    assert [row["seeds"] for row in found["rows"]] == [[0, 1]] * 3
-    assert len(done) == len(set(done)) == 6  # each model once
+    assert [row["seeds"] for row in found["rows"]] == [[0, 1]] * 2
+    assert len(done) == len(set(done)) == 4  # each model once
     assert catalog.propagate_runs()[0]["id"] == standing
 
     for row in found["rows"]:
@@ -171,15 +201,15 @@ def test_a_killed_ablation_goes_on_and_a_finished_one_stands(catalog, cfg, monke
         assert row["metrics"]["top1"]["mean"] == pytest.approx(np.mean(values))
         half = stats.t.ppf(0.975, 1) * np.std(values, ddof=1) / np.sqrt(2)
         assert row["metrics"]["top1"]["half"] == pytest.approx(half)
-    assert [row["points"] for row in found["rows"]] == [[], ["a", "b"], ["a", "b"]]
+    assert [row["points"] for row in found["rows"]] == [[], ["a", "b"]]
 
     for stage in (propagate, train, evaluate_reid):
         monkeypatch.setattr(stage, "measure" if stage is evaluate_reid else "run", forbidden)
     assert ablation.run(catalog, cfg) == found
     more = replace(cfg, seeds=(0, 1, 2))
-    assert [row["seeds"] for row in ablation.listing(catalog, more)["rows"]] == [[0, 1]] * 3
-    other = replace(cfg, request=replace(cfg.request, settings=SETTINGS | {"epochs": 2.0}))
-    assert [row["seeds"] for row in ablation.listing(catalog, other)["rows"]] == [[]] * 3
+    assert [row["seeds"] for row in ablation.listing(catalog, more)["rows"]] == [[0, 1]] * 2
+    other = replace(cfg, request=replace(cfg.request, settings=SETTINGS | {"epochs": 1.0}))
+    assert [row["seeds"] for row in ablation.listing(catalog, other)["rows"]] == [[]] * 2
 
 
 def textures_spec(cfg):
@@ -188,29 +218,29 @@ def textures_spec(cfg):
     return find(cfg.extractor, cfg.extractor_weights, "cpu")
 
 
-def test_a_cell_that_fails_is_told_and_the_others_go_on(catalog, cfg, monkeypatch):
+def test_a_cell_that_fails_is_told_and_the_others_go_on(catalog, cfg, pair, monkeypatch):
     run = train.run
 
     def broken(catalog, request):
-        if request.method == "kpe":
+        if request.method == "vit":
             raise CareError("the disk is full")
         return run(catalog, request)
 
     monkeypatch.setattr(train, "run", broken)
-    rows = ablation.run(catalog, cfg)["rows"]
-    assert [row["failure"] for row in rows] == [None, "the disk is full", None]
-    assert [len(row["metrics"]) > 0 for row in rows] == [True, False, True]
+    rows = ablation.run(catalog, replace(cfg, name=pair))["rows"]
+    assert [row["failure"] for row in rows] == ["the disk is full", None]
+    assert [len(row["metrics"]) > 0 for row in rows] == [False, True]
 
 
-def test_the_command_lists_draws_and_prints(catalog, cfg, weights, tmp_path, monkeypatch, capfd):
+def test_the_command_lists_draws_and_prints(catalog, pair, weights, tmp_path, monkeypatch, capfd):
     catalog.checkpoint()
     care = runner(monkeypatch, capfd, catalog.path)
-    words = ["evaluate", "ablation", "scale", "--sizes", "test_vit", "--seeds", "1", "--extractor", "timm:test_resnet"]
+    words = ["evaluate", "ablation", pair, "--sizes", "test_vit", "--seeds", "1", "--extractor", "timm:test_resnet"]
     words += ["--extractor-weights", weights, "--carry", "size=96", "--carry", "block=1"]
     settings = [f"{key}={json.dumps(value)}" for key, value in SETTINGS.items()]
     words += [word for text in settings for word in ("--set", text)]
     plan = care(*words, "--dry-run")
-    assert plan.code == 0 and plan.out.count("0 of 1") == 3, plan.err
+    assert plan.code == 0 and plan.out.count("0 of 1") == 2, plan.err
     assert catalog.split("default") is None
     assert care("train", "--show-split", "--val", "0.2").code == 0
     done = care(*words, "--plot", tmp_path / "figure.png", "--csv")
@@ -218,7 +248,7 @@ def test_the_command_lists_draws_and_prints(catalog, cfg, weights, tmp_path, mon
     assert done.out.splitlines()[0].startswith("size,variant,method,template,points,seeds,top1,top1_half")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     again = care(*words)
-    assert again.out.count("1 of 1") == 3 and "from scratch" in again.err
+    assert again.out.count("1 of 1") == 2 and "from scratch" in again.err
     assert care(*words, "--plot", tmp_path / "figure.gif").code == 2
     assert care("evaluate", "ablation", "scale", "--carry", "prompt=3").code == 2
     assert care("evaluate", "ablation", "scale", "--template", "eyes").code == 2

@@ -57,7 +57,8 @@ def embedded(vectors: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     parts = min(COMPONENTS, *vectors.shape)
-    reduced = PCA(parts, svd_solver="full").fit_transform(np.asarray(vectors, np.float64))
+    with np.errstate(invalid="ignore"):  # equal vectors have no variance to explain
+        reduced = PCA(parts, svd_solver="full").fit_transform(np.asarray(vectors, np.float64))
     reduced[np.linalg.norm(reduced, axis=1) < 1e-12] = 1e-12  # the very mean has no direction
     settings = {"metric": "cosine", "init": "random", "random_state": SEED, "perplexity": perplexity(len(vectors))}
     return TSNE(2, **settings).fit_transform(reduced)

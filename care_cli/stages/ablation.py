@@ -190,8 +190,9 @@ def _measured(catalog: Catalog, cfg: AblationConfig, one: Planned) -> dict[int, 
         if model["seed"] in known:
             continue
         spec = registry.find(model["file"], task="embedder")
-        examine = replace(cfg.examine, split=request.split.name, part="test", species=request.species)
-        found = evaluate_reid.measure(catalog, spec, None, replace(examine, device=request.device))
+        asked = {"split": request.split.name, "part": "test", "species": request.species, "device": request.device}
+        examine = replace(cfg.examine, points_run=request.points_run, **asked)
+        found = evaluate_reid.measure(catalog, spec, None, examine)
         kept = {"model": model["name"], **{name: found[name] for name in ("queries", "metrics", "variants")}}
         with catalog.transaction():
             run_id = catalog.begin_run(COMMAND, _identity(catalog, cfg, one, model["seed"]), result=kept)

@@ -41,6 +41,7 @@ class EvaluateConfig:
     engine: str = "auto"
     precision: str = "auto"
     batch: int | None = None
+    points_run: int | None = None  # a run whose points are shown to models that look at some; None: the standing ones
 
 
 def run(catalog: Catalog, cfg: EvaluateConfig) -> dict:
@@ -181,7 +182,9 @@ def _embedded(
 
 def index_config(spec: ModelSpec, cfg: EvaluateConfig) -> index.IndexConfig:
     """How the models of an examination are run; crops that it needs do not make an index."""
-    return index.IndexConfig(spec, cfg.device, cfg.engine, cfg.precision, cfg.batch, whole=False)
+    return index.IndexConfig(
+        spec, cfg.device, cfg.engine, cfg.precision, cfg.batch, whole=False, points_run=cfg.points_run
+    )
 
 
 def _asked(whom: Asked, vectors: np.ndarray, protocol: Protocol) -> dict[str, Answers]:

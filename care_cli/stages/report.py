@@ -92,6 +92,8 @@ def _written(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
 def _reopened(catalog: Catalog, result: Mapping[str, Any]) -> evidence.Examination:
     protocol = result["protocol"] | {"filters": tuple(result["protocol"]["filters"])}
     crops = crops_of(catalog, result["crops"]["all"])
+    if len(crops) != len(result["crops"]["all"]):
+        raise CareError(evidence.CHANGED)
     runs = [(row["name"], [model["run"] for model in row["models"]]) for row in result["rows"]]
     return evidence.reopen(catalog, crops, result["crops"]["asked"], Protocol(**protocol), runs)
 

@@ -34,6 +34,7 @@ LOOKED_AT = 6  # queries with Grad-CAM
 RANKS = 20  # of a CMC curve
 ASKED = 1000  # queries whose similarities are drawn
 SIDE = 260  # px, longer side of a crop on the page
+CHANGED = "The catalog has changed since the examination. Give `care evaluate --report` again."
 ORDINALS = {1: "st", 2: "nd", 3: "rd"}
 
 
@@ -94,7 +95,7 @@ def reopen(
 def _vectors(catalog: Catalog, run: int, crops: Crops) -> np.ndarray:
     stored = catalog.vectors(run, crops.id.tolist())
     if not np.array_equal(stored.ids, crops.id):
-        raise CareError("The catalog has changed since the examination. Give `care evaluate --report` again.")
+        raise CareError(CHANGED)
     return stored.vectors
 
 
