@@ -70,8 +70,8 @@ def check(parts: Sequence[str], individuals: Sequence[str], rule: SplitRule) -> 
     for part in wanted:
         if part not in parts:
             raise CareError(
-                f"The split by {rule.by} leaves the part {part!r} empty: there are only {len(set(individuals))} "
-                f"individuals with {len(parts)} crops. Name more animals, or set other shares (--test, --val)."
+                f"The split by {rule.by} leaves the part {part!r} empty. Animals: {len(set(individuals))}, crops of "
+                f"them: {len(parts)}. Name more, or set other shares (--test, --val)."
             )
     if not any(number > 1 for number in Counter(of_part(parts, individuals, "test")).values()):
         raise CareError(

@@ -13,18 +13,21 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from care_cli.backbones import STEM_VIT, fold_neck
+from care_cli.backbones import STEM_VIT
 from care_cli.detectors import load_detector
 from care_cli.embedders import load_embedder
-from care_cli.encoders import build_backbone, save_embedder
+from care_cli.encoders import save_embedder
 from care_cli.matching import Thresholds
 from care_cli.records import ModelSpec
+from care_cli.training.augment import Augmentation
+from care_cli.training.config import TrainConfig
+from care_cli.training.data import LabelledCrops
 from care_cli.training.detector import DetectorConfig, train_detector
-from care_cli.training.loop import TrainConfig, train
+from care_cli.training.loop import train
 from care_cli.weights import file_sha256
 from care_cli.yolo import save_detector
 from demo import train_diffusion
@@ -32,9 +35,6 @@ from demo.open_set import ask, figures, fix_thresholds, sightings
 from demo.train_data import CLASSES, PHOTOS_A_PLACE, render_chips, render_photos
 from demo.train_diffusion import Recipe, make_diffusion
 from scenes.seeds import TEST, TRAIN, TUNE
-
-if TYPE_CHECKING:
-    from torch import nn
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "weights"
 ARCHITECTURE = STEM_VIT
@@ -123,15 +123,41 @@ def make_embedder(plan: Plan, detector: Path, path: Path) -> Path:
     """Render chips, train the ViT on them, fix its thresholds through the whole chain, write it to `path`."""
     seeds = TRAIN[: plan.individuals]
     chips, labels = render_chips(seeds, plan.chips, OPTIONS["img_size"])
-    cfg = TrainConfig(steps=plan.steps, individuals=min(96, plan.individuals), photos=1)
-    model = fresh_vit(cfg.seed)
-    trained = train(model, chips, labels, cfg, report=_progress(cfg.steps))
-    fold_neck(model, trained.neck)
+    cfg = embedder_recipe(plan)
+    trained = train(LabelledCrops(chips, labels), cfg, report=_progress(plan.steps))
     header = embedder_header(plan, cfg)
-    save_embedder(model, path, header)
+    save_embedder(trained.model, path, header)
     thresholds, metrics = examine(plan, detector, path)
-    save_embedder(model, path, header | {"thresholds": told(plan, thresholds), "metrics": metrics})
+    save_embedder(trained.model, path, header | {"thresholds": told(plan, thresholds), "metrics": metrics})
     return path
+
+
+def embedder_recipe(plan: Plan) -> TrainConfig:
+    """ArcFace alone on one photo of each of many animals, `plan.steps` times."""
+    individuals = min(96, plan.individuals)
+    return TrainConfig(
+        backbone=ARCHITECTURE,
+        options=OPTIONS,
+        input_size=OPTIONS["img_size"],
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        epochs=plan.steps * individuals / (plan.individuals * plan.chips),
+        individuals=individuals,
+        photos=1,
+        accumulate=1,
+        optimizer="adamw",
+        learning_rate=2e-3,
+        least_rate=0.0,
+        warmup=0.03,
+        weight_decay=0.02,
+        clip=5.0,
+        arc_scale=16.0,
+        arc_margin=0.2,
+        triplet_weight=0.0,
+        class_weight=0.0,
+        neck=True,
+        augmentation=Augmentation(),
+    )
 
 
 def embedder_header(plan: Plan, cfg: TrainConfig) -> dict[str, Any]:
@@ -182,14 +208,6 @@ def examine(plan: Plan, detector_file: Path, embedder_file: Path) -> tuple[Thres
     return thresholds, metrics
 
 
-def fresh_vit(seed: int) -> nn.Module:
-    """The untrained embedder, its weights drawn from `seed`."""
-    import torch
-
-    torch.manual_seed(seed)
-    return build_backbone(ARCHITECTURE, **OPTIONS)
-
-
 def _span(seeds: range) -> str:
     return f"seeds {seeds[0]} to {seeds[-1]}"
 
@@ -202,10 +220,10 @@ def _progress(steps: int):
     """A report that says the mean loss now and then."""
     losses: list[float] = []
 
-    def report(step: int, loss: float) -> None:
-        losses.append(loss)
-        if step % max(1, steps // 25) == 0:
-            print(f"embedder, step {step} of {steps}: loss {np.mean(losses[-50:]):.3f}", flush=True)
+    def report(row: dict[str, Any]) -> None:
+        losses.append(row["loss"])
+        if row["step"] % max(1, steps // 25) == 0:
+            print(f"embedder, step {row['step']} of {steps}: loss {np.mean(losses[-50:]):.3f}", flush=True)
 
     return report
 

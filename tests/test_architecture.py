@@ -23,8 +23,8 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "__main__": ({"cli"}, set()),
     "cli": (LEAVES | {"cli", "stages", "catalog", "registry", "pages", "exchange"}, set()),
     "stages": (
-        FILES | {"stages", "exchange", "pages", "catalog", "detectors", "embedders", "engines", "registry", "matching",
-                 "search", "training", "features", "keypoints", "evaluation", "explain"},
+        FILES | {"stages", "exchange", "pages", "catalog", "detectors", "embedders", "encoders", "engines", "registry",
+                 "matching", "search", "training", "features", "keypoints", "evaluation", "explain"},
         {"torch"},
     ),
     "pages": (LEAVES | {"pages", "catalog"}, set()),

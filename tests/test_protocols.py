@@ -1,4 +1,4 @@
-"""Who is compared with whom, how sure a figure is, and whether new animals are seen: against brute force and by hand."""
+"""Who is compared with whom, how sure a figure is, whether new animals are seen: by hand and by brute force."""
 
 from __future__ import annotations
 

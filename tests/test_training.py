@@ -1,4 +1,4 @@
-"""Training: losses against hand-worked values, batches, repeatability, and a detector without network."""
+"""Training: losses against hand-worked values, batches, and a detector without network."""
 
 from __future__ import annotations
 
@@ -130,16 +130,6 @@ def test_too_few_individuals_are_refused() -> None:
         next(pk_batches(np.array([0, 0, 1, 1, 2]), 4, 2, 0))
 
 
-def test_the_rate_rises_then_falls_along_a_cosine() -> None:
-    from care_cli.training.loop import rate
-
-    values = [rate(step, 100, 0.1) for step in range(100)]
-    assert values[0] == pytest.approx(0.1) and values[9] == 1.0 and values[10] == 1.0
-    assert values[55] == pytest.approx(0.5) and values[99] == pytest.approx(
-        0.5 * (1 + math.cos(0.99 * math.pi)), abs=1e-3
-    )
-
-
 def test_augmentation_that_is_switched_off_changes_nothing() -> None:
     import torch
 
@@ -150,45 +140,6 @@ def test_augmentation_that_is_switched_off_changes_nothing() -> None:
     assert torch.allclose(augment(images, nothing, torch.Generator()), images, atol=1e-5)
     mirrored = augment(images, Augmentation(1.0, *[0.0] * 9), torch.Generator())
     assert torch.allclose(mirrored, images.flip(3), atol=1e-5)
-
-
-def colours(individuals: int, photos: int, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Chips of individuals that differ in colour: `(N, side, side, 3) uint8` and `(N,)` labels."""
-    rng = np.random.default_rng(3)
-    base = rng.integers(40, 215, (individuals, 1, 1, 1, 3))
-    noise = rng.integers(-20, 20, (individuals, photos, side, side, 3))
-    chips = (base + noise).clip(0, 255).astype(np.uint8)
-    return chips.reshape(-1, side, side, 3), np.repeat(np.arange(individuals), photos)
-
-
-def trained(seed: int, steps: int = 4, **settings):
-    """A tiny ViT after a few steps, and its losses."""
-    import timm
-    import torch
-
-    from care_cli.training.loop import TrainConfig, train
-
-    torch.manual_seed(5)
-    model = timm.create_model("test_vit", num_classes=0, img_size=32)
-    chips, labels = colours(6, 4)
-    cfg = TrainConfig(seed=seed, steps=steps, individuals=4, photos=2, **settings)
-    return model, train(model, chips, labels, cfg).losses
-
-
-def test_same_seed_same_weights() -> None:
-    import torch
-
-    (a, losses_a), (b, losses_b), (c, _) = trained(1), trained(1), trained(2)
-    assert losses_a == losses_b
-    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
-    assert not all(torch.equal(p, q) for p, q in zip(a.parameters(), c.parameters(), strict=True))
-
-
-def test_training_lowers_the_loss() -> None:
-    from care_cli.training.augment import Augmentation
-
-    _, losses = trained(0, steps=60, arc_margin=0.0, augmentation=Augmentation(*[0.0] * 10))
-    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
 
 
 def test_the_neck_folds_into_the_last_norm() -> None:

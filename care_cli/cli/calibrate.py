@@ -33,15 +33,15 @@ def calibrate(
     Every named crop asks those of other events twice, with its own animal among them and without. Left out are
     animals that the model was trained on and those of a split's test part.
     """
-    from care_cli import registry
     from care_cli.stages import calibrate as stage
+    from care_cli.stages import trained
 
     with output.open_catalog(ctx) as catalog:
         if list_:
             output.table(ctx, stage.listing(catalog), csv=csv, empty="Nothing is calibrated in this catalog yet.")
             return
         cfg = stage.CalibrateConfig(
-            model=registry.find(model, task="embedder", weights=weights) if model else None,
+            model=trained.find(catalog, model, weights) if model else None,
             species=species, split=split, part=part, fpr=fpr, method=method, score=score, m=m, k=k,
         )  # fmt: skip
         done = stage.run(catalog, cfg)

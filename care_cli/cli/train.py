@@ -128,10 +128,9 @@ def show(ctx: typer.Context, done: dict, csv: bool) -> None:
         )  # fmt: skip
     output.table(ctx, rows, csv=csv)
     say = output.notice(ctx)
-    parts = {part["part"]: part for part in done["split"]["parts"]}
+    parts = {part["part"]: f"{part['crops']} crops of {part['individuals']} animals" for part in done["split"]["parts"]}
     say(
-        f"Learned from {done['crops']} crops of {done['individuals']} animals; top1 and mAP on "
-        f"{parts['val']['individuals']} others; {parts['test']['individuals']} are kept for `care evaluate`."
-        f"{_leaky(done['split'])}"
+        f"Learned from {done['crops']} crops of {done['individuals']} animals. top1 and mAP are of the validation part "
+        f"({parts['val']}); the test part ({parts['test']}) is for `care evaluate`.{_leaky(done['split'])}"
     )
     say(f"Next: `care index --model {done['models'][-1]['name']}`.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from care_cli.geometry import to_crop
 from care_cli.scan import display_path
+from care_cli.stages import shown_points
 from care_cli.stages.identify import Identifier, Query, QueryPhoto
 
 if TYPE_CHECKING:
@@ -17,8 +18,22 @@ MANY = 2  # times the animals of a calibration, beyond which it no longer tells 
 
 
 def contract(identifier: Identifier, photos: Sequence[QueryPhoto]) -> dict:
-    """The JSON contract of `care identify`; a photo that could not be read has `failure` beside no crops."""
-    return {"photos": [_photo(identifier, photo) for photo in photos]}
+    """The JSON contract of `care identify`; a photo that could not be read has `failure` beside no crops.
+
+    `points` says on how many animals a model that looks at points found some; None for any other model.
+    """
+    return {"photos": [_photo(identifier, photo) for photo in photos], "points": points(identifier, photos)}
+
+
+def points(identifier: Identifier, photos: Sequence[QueryPhoto]) -> dict | None:
+    """How many animals the model was shown points of, how many it took as they are, and what to do about these."""
+    asked = [query.shown for photo in photos for query in photo.queries if query.shown]
+    if identifier.scheme is None:
+        return None
+    without = sum(not one.points.any() for one in asked)
+    advice = [*identifier.points.reasons, shown_points.advice(identifier.catalog, identifier.scheme, "`care identify`")]
+    return {"names": list(identifier.scheme.names), "with": len(asked) - without, "without": without,
+            "advice": " ".join(advice) if without else None}  # fmt: skip
 
 
 def _photo(identifier: Identifier, photo: QueryPhoto) -> dict:
@@ -40,7 +55,7 @@ def _photo(identifier: Identifier, photo: QueryPhoto) -> dict:
             {"box": box, "category": query.category, "species": query.species, "verdict": query.verdict,
              "reason": query.reason or None, "candidates": candidates, "calibration": _calibration(query)}
         )  # fmt: skip
-        if identifier.points:
+        if identifier.cfg.keypoints:
             shown["crops"][-1]["keypoints"] = _points(query)
     return shown
 
@@ -57,9 +72,10 @@ def _calibration(query: Query) -> dict | None:
 
 
 def remarks(identifier: Identifier, photos: Sequence[QueryPhoto]) -> list[str]:
-    """Lines on what the probabilities rest on, and what may be wrong with them."""
+    """Lines on what the model looked at, what the probabilities rest on, and what may be wrong with them."""
     answered = [query for photo in photos for query in photo.queries if query.candidates]
-    lines = []
+    told = points(identifier, photos)
+    lines = [shown_points.in_words(told)] if told else []
     if any(query.calibration is None for query in answered):
         lines.append(
             f"{identifier.spec.name} is not calibrated for all of these, so there are similarities but no "

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from care_cli import registry
 from care_cli.decisions import checked_name
 from care_cli.errors import CareError
+from care_cli.headers import scheme_of
 from care_cli.images import File, Reading, decode, read_file
 from care_cli.matching import SCORES, Calibration, Candidate
 from care_cli.records import Crop, CropFrame, Detection, Keypoints, ModelSpec, Selection
@@ -26,6 +27,7 @@ from care_cli.stages.devices import precision_like
 from care_cli.stages.photos import count, found_in, least_side, require_photos
 from care_cli.stages.places import add_place
 from care_cli.stages.query_points import QueryPoints
+from care_cli.stages.shown_points import Shown, shown
 from care_cli.stages.verdicts import Verdicts
 from care_cli.thresholds import ONE_BEING, PERSON, SHOWN
 
@@ -70,8 +72,9 @@ class Query:
     jpeg: bytes | None = None
     vector: np.ndarray | None = None  # (D,) float32, norm 1
     digest: bytes | None = None  # of the pixels that it was made of
-    keypoints: Keypoints | None = None  # when they were asked for
+    keypoints: Keypoints | None = None  # when they were asked for, or the model looks at points
     frame: CropFrame | None = None  # where its points lie
+    shown: Shown | None = None  # of these points to a model that looks at them
     points_run: int | None = None  # the run that they belong to when they are new
     candidates: list[Candidate] = field(default_factory=list)
     calibration: Calibration | None = None  # that their probabilities are of
@@ -108,11 +111,12 @@ class Identifier:
         self.crop = CropSettings.of_run(self.active) if self.active else CropSettings()
         self._embedder: Embedder | None = None
         self._detector: tuple[Detector, dict] | None = None
-        self.points = self._points() if cfg.keypoints else None
+        self.scheme = scheme_of(json.loads(self.index_run["settings"]))
+        self.points = self._points() if cfg.keypoints or self.scheme else None
 
     def _points(self) -> QueryPoints:
-        cfg = self.cfg
-        return QueryPoints(self.catalog, cfg.device, cfg.engine, cfg.precision, cfg.candidates.species)
+        cfg, how = self.cfg, {"scheme": self.scheme, "needed": self.cfg.keypoints}
+        return QueryPoints(self.catalog, cfg.device, cfg.engine, cfg.precision, cfg.candidates.species, **how)
 
     @property
     def embedder(self) -> Embedder:
@@ -227,7 +231,11 @@ class Identifier:
         if self.points:
             self.points.find(photo)
         cfg, own = self.cfg, self.catalog.crops_of_images(self.own_event(photo))
-        for query, made in zip(asked, index.embed(self.embedder, [query.jpeg for query in asked]), strict=True):
+        if self.scheme:
+            for query in asked:
+                query.shown = shown(self.scheme, query.keypoints, query.frame)
+        vectors = index.embed(self.embedder, [(query.jpeg, query.shown) for query in asked])
+        for query, made in zip(asked, vectors, strict=True):
             query.vector, query.digest = made.vector, made.digest
             if query.vector is None:
                 query.verdict, query.reason = "unsure", "its stored pixels are damaged: `care doctor`"
@@ -314,7 +322,8 @@ def confirm(identifier: Identifier, photos: Sequence[QueryPhoto], number: int | 
     with catalog.transaction():
         crop_id = query.crop_id or add_photo(identifier, photo)[chosen]
         if query.vector is not None and identifier.as_indexed():
-            catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None], [query.digest])
+            hashes = [query.shown.hash] if query.shown else None
+            catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None], [query.digest], hashes)
         if query.points_run is not None:
             catalog.add_keypoints(query.points_run, [replace(query.keypoints, crop_id=crop_id)], [query.digest])
         facts = {"score": best.similarity, "probability": best.probability} if best else {}

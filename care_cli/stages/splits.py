@@ -62,6 +62,9 @@ def divide(catalog: Catalog, request: SplitRequest, selection: Selection = ANIMA
     before = catalog.split(request.name)
     rule = _rule(request, before)
     rows, dropped = named(catalog, selection)
+    if not rows:
+        of = f" of {selection.species}" if selection.species else ""
+        raise CareError(f"No crop{of} shows a named animal yet. Name some: `care individuals name`.")
     standing = catalog.split_parts(request.name)
     parts = assign([_group(row, rule.by) for row in rows], rule, [standing.get(row["crop"]) for row in rows])
     check(parts, [row["individual"] for row in rows], rule)

@@ -87,11 +87,6 @@ class Training:
                 f"Telling animals apart is learned from at least two, but the training part has "
                 f"{len(self.train.individuals)}. Name more animals: `care individuals name`."
             )
-        if self.train.without_points:
-            catalog.notice(
-                f"{len(self.train.without_points)} of {len(self.train.crop_ids)} training crops have no keypoint; "
-                "they are seen as pixels alone."
-            )
         self.folder = request.folder or catalog.path.parent / f"{catalog.path.stem}.models"
         refuse_scanned(self.folder, catalog.scanned_folders())
         self.damaged: list[int] = []
@@ -105,41 +100,51 @@ class Training:
             "data": self.train.digest(),
             "weights": registry.model_sha256(self.spec) if self.spec else None,
         }
-        run_id = self.catalog.begin_run("train", settings, device=self.request.device, folder=str(self.folder))
+        standing = self.catalog.find_run("train", settings)
+        if standing and (found := self._finished(standing, seed)):
+            return found
+        if self.request.name is not None:
+            self._check_free(self._name(seed, 0), standing)
+        noted = {"device": self.request.device, "folder": str(self.folder)}
+        run_id = self.catalog.begin_run("train", settings, **noted)
+        return self._train(cfg, self._name(seed, run_id), run_id)
+
+    def _finished(self, run_id: int, seed: int) -> dict[str, Any] | None:
+        """What a run has made, where its file is still here."""
         for row in self.catalog.trained_models():
             if row["run"] == run_id and Path(row["file"]).is_file():
-                header = read_header(Path(row["file"]))
+                metrics = read_header(Path(row["file"])).get("metrics", {})
                 return {"name": row["name"], "file": row["file"], "run": run_id, "seed": seed, "new": False,
-                        "metrics": header.get("metrics", {})}  # fmt: skip
-        name = self._name(seed, run_id)
-        identity = self.catalog.run(run_id, "train")["identity"]
-        path = self._free(name, identity)
-        return self._train(cfg, name, path, run_id, identity)
+                        "metrics": metrics}  # fmt: skip
+        return None
 
     def _name(self, seed: int, run_id: int) -> str:
         if self.request.name is None:
             return f"{self.cfg.method}-{run_id}"
         return self.request.name if len(self.request.seeds) == 1 else f"{self.request.name}-{seed}"
 
-    def _free(self, name: str, identity: str) -> Path:
-        """Where the model goes; CareError when its name is another model's."""
-        path = self.folder / f"{name}.safetensors"
-        taken = name in registry.entries() or any(row["name"] == name for row in self.catalog.trained_models())
-        if path.exists():
-            taken = taken or (read_header(path).get("training") or {}).get("run") != identity
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _check_free(self, name: str, run_id: int | None) -> None:
+        """CareError when a name is another model's than that of the run that stands."""
+        others = [row["name"] for row in self.catalog.trained_models() if row["run"] != run_id]
+        path, taken = self._file(name), name in registry.entries() or name in others
+        if path.exists() and not taken:
+            own = self.catalog.run(run_id, "train")["identity"] if run_id else None
+            taken = (read_header(path).get("training") or {}).get("run") != own
         if taken:
             raise CareError(f"There is a model {name!r} already, of another training. Name this one with --name.")
+
+    def _train(self, cfg: TrainConfig, name: str, run_id: int) -> dict[str, Any]:
+        from care_cli.encoders import save_embedder
+        from care_cli.training.loop import train
+
+        began, path = time.monotonic(), self._file(name)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CareError(f"{self.folder} cannot be made: {error.strerror}. Name another with --out.") from error
-        return path
-
-    def _train(self, cfg: TrainConfig, name: str, path: Path, run_id: int, identity: str) -> dict[str, Any]:
-        from care_cli.encoders import save_embedder
-        from care_cli.training.loop import train
-
-        began = time.monotonic()
         done = train(
             self.crops,
             cfg,
@@ -151,6 +156,7 @@ class Training:
         )
         metrics = {"validation": done.best["metrics"]} if done.best["metrics"] else {}
         if int(os.environ.get("RANK", "0")) == 0:  # of several processes the first one writes
+            identity = self.catalog.run(run_id, "train")["identity"]
             save_embedder(done.model, path, self._header(cfg, name, identity, done.best["step"], metrics))
             spec = registry.find(path, task="embedder")
             self.catalog.finish_training(run_id, replace(spec, sha256=registry.model_sha256(spec)))
@@ -214,11 +220,15 @@ class Training:
 
     @functools.cached_property
     def validate(self) -> Callable[[torch.nn.Module], dict[str, float]] | None:
-        """Leave-one-out on the validation part; None, and a notice, where nothing can be found in it."""
-        if not (np.bincount(self.val.labels) > 1).any():
-            self.catalog.notice("No animal has two crops in the validation part: the last model is taken for the best.")
+        """Leave-one-out on the validation part; None, and a notice, where nothing can be told from it."""
+        crops = self._decoded(self.val, "decode validation") if len(self.val.crop_ids) else None
+        counts = np.bincount(crops.labels) if crops else np.zeros(0)
+        if not ((counts > 1).any() and len(counts) > 1):
+            self.catalog.notice(
+                "The validation part needs two animals, one of them with two crops, to tell a better model from a "
+                "worse: the last one is taken for the best."
+            )
             return None
-        crops = self._decoded(self.val, "decode validation")
         names = [str(label) for label in crops.labels]
         return functools.partial(examined, crops=crops, names=names, cfg=self.cfg)
 
@@ -230,7 +240,7 @@ class Training:
 
 
 def examined(model: torch.nn.Module, crops: LabelledCrops, names: list[str], cfg: TrainConfig) -> dict[str, float]:
-    """Top-1 and mAP of an embedder in eval mode, every crop asking all others."""
+    """mAP and top-1 of an embedder in eval mode, every crop asking all others; mAP, the finer one, first."""
     import torch
 
     from care_cli.evaluation.metrics import leave_one_out
@@ -247,4 +257,4 @@ def examined(model: torch.nn.Module, crops: LabelledCrops, names: list[str], cfg
                 seen.append(torch.from_numpy(crops.points[rows]).to(device))
             vectors.append(torch.nn.functional.normalize(model(*seen).float()).cpu().numpy())
     found = leave_one_out(np.concatenate(vectors), names)
-    return {"top1": found["top1"], "mAP": found["mAP"]}
+    return {"mAP": found["mAP"], "top1": found["top1"]}

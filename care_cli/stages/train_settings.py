@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from care_cli.training.config import TrainConfig
 
 AUGMENTATION = "augmentation."  # before the names of its settings
+OWN = ("method", "backbone", "seed", "augmentation")  # settings with options of their own, and the table itself
 
 
 @dataclass(frozen=True)
@@ -33,29 +34,40 @@ class TrainRequest:
     seeds: tuple[int, ...] = (0,)  # a model each
     folder: Path | None = None  # of the models; None: beside the catalog, CATALOG.models
     device: str = "cpu"
-    settings: dict[str, Any] = field(default_factory=dict)  # of TrainConfig by name; 'augmentation.flip' of its table
+    settings: dict[str, Any] = field(default_factory=dict)  # of TrainConfig, 'augmentation.flip'
     points_run: int | None = None  # a run whose points are seen instead of the standing ones
     point_names: tuple[str, ...] = ()  # the categories that are seen; none: all
 
 
 def settings_of(request: TrainRequest, spec: ModelSpec | None) -> TrainConfig:
     """The training's settings, the seed apart. CareError for names and values that no training can have."""
+    from care_cli import encoders
     from care_cli.training import methods
 
-    given = {key: value for key, value in request.settings.items() if not key.startswith(AUGMENTATION)}
+    changes = {key: value for key, value in request.settings.items() if key.startswith(AUGMENTATION)}
+    given = {key: value for key, value in request.settings.items() if key not in changes}
     if spec is not None:
-        given = {key: getattr(spec, key) for key in ("mean", "std") if getattr(spec, key) is not None} | given
+        given = _stated(spec) | given
     small = "small" if request.device == "cpu" else "large"
-    backbone = request.backbone or given.pop("backbone", None) or (spec and spec.architecture) or small
+    backbone = request.backbone or (spec and spec.architecture) or small
     if backbone in methods.PRESETS:
         cfg = methods.configure(request.method, backbone, **given)
     else:
         cfg = methods.configure(request.method, None, backbone=backbone, **given)
-    changes = {key.removeprefix(AUGMENTATION): value for key, value in request.settings.items() if key not in given}
-    changes = {key: value for key, value in changes.items() if key != "backbone"}
-    if unknown := sorted(set(changes) - {one.name for one in fields(cfg.augmentation)}):
-        raise CareError(f"The augmentation has no setting {', '.join(unknown)}.")
+        encoders.build_backbone(backbone, **methods.options(cfg))  # refused before anything is begun
+    changes = {key.removeprefix(AUGMENTATION): value for key, value in changes.items()}
     return replace(cfg, augmentation=replace(cfg.augmentation, **changes))
+
+
+def _stated(spec: ModelSpec) -> dict[str, Any]:
+    """What weights to begin from say of themselves: means, deviations, and of our own also size and options."""
+    stated: dict[str, Any] = {"mean": spec.mean, "std": spec.std}
+    if spec.family == "care":
+        header = read_header(registry.fetch(spec))
+        stated |= {key: header.get(key) for key in ("input_size", "options", "mean", "std")}
+    return {
+        key: tuple(value) if isinstance(value, list) else value for key, value in stated.items() if value is not None
+    }
 
 
 def pretrained(request: TrainRequest) -> ModelSpec | None:
@@ -64,7 +76,11 @@ def pretrained(request: TrainRequest) -> ModelSpec | None:
         return None
     path = Path(request.weights)
     if not path.is_file():
-        return registry.find(request.weights, task="embedder")
+        spec = registry.find(request.weights, task="embedder")
+        if spec.family not in ("timm", "care"):
+            raise CareError(f"{spec.name} is no model of timm, so a training cannot begin from its weights.")
+        registry.fetch(spec)
+        return spec
     if path.suffix == ".safetensors" and read_header(path).get("task") == "embedder":
         return registry.find(path, task="embedder")
     return ModelSpec(name=path.name, task="embedder", family="timm", file=str(path.resolve()))
@@ -81,10 +97,10 @@ def overrides(texts: Iterable[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         table = usual.augmentation if name.startswith(AUGMENTATION) else usual
         key = name.removeprefix(AUGMENTATION)
-        known = [one.name for one in fields(table)]
-        if not equals or key not in known or key == "augmentation":
+        known = [one.name for one in fields(table) if one.name not in OWN]
+        if not equals or key not in known:
             raise CareError(
-                f"A setting is NAME=VALUE, got {text!r}; names are {', '.join(known)} and augmentation.NAME."
+                f"A setting is NAME=VALUE, but got {text!r}; names are {', '.join(known)}, and augmentation.NAME."
             )
         found[name] = _read(name, value, getattr(table, key))
     return found

@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from care_cli.errors import CareError
+from care_cli.evaluation import curves
 from care_cli.training import methods, state
 from care_cli.training.batches import Batch, bites, prepared, seed_of
 from care_cli.training.config import TrainConfig
@@ -77,7 +78,7 @@ def train(
                   validation and at the end
 
     Raises CareError for data or settings that cannot be learned from, when the loss stops being a number, when not even
-    the smallest batch fits into memory, when the disk is full, and when `folder` holds another training.
+    the smallest part of a batch fits into memory, when the disk is full, and when `folder` holds another training.
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(mixed_precision="no", cpu=not several or device == "cpu")
@@ -176,6 +177,8 @@ def train(
         if done in validations or due or time.monotonic() - saved > save_seconds or done == steps:
             save()
             saved = time.monotonic()
+        if folder is not None and main and (done in validations or done == steps):
+            curves.draw(history.rows, folder / CURVES)
         if report and main:
             report(history.rows[-1])
     bar.close()

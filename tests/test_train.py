@@ -1,0 +1,195 @@
+"""`care train`: from named animals in a catalog to a model that `care index` uses."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import catalogs
+import numpy as np
+import pytest
+from test_cli import runner
+
+from care_cli.catalog import Catalog
+from care_cli.checkpoints import read_header
+from care_cli.decisions import Decision
+from care_cli.errors import CareError
+from care_cli.records import NamedPoint
+from care_cli.stages import trained
+from care_cli.stages.train_settings import overrides
+
+ANIMALS, SIGHTINGS = 12, 3
+BOX = (100.0, 60.0, 90.0, 60.0)  # px
+TINY = ["--backbone", "test_vit", "--size", "32", "--set", 'options={"img_size": 32}', "--epochs", "1.5"]
+TINY += ["--val", "0.2", "--batch", "3x2", "--set", "accumulate=1", "--set", "arc_scale=16", "--learning-rate", "0.01"]
+
+
+def herd(path: Path, animals: int = ANIMALS, sightings: int = SIGHTINGS) -> list[int]:
+    """A catalog of animals that differ in colour, each seen some hours apart; the crops' ids, animal by animal."""
+    ids = []
+    rng = np.random.default_rng(0)
+    with catalogs.new(path) as catalog:
+        run = catalogs.detect_run(catalog)
+        for animal in range(animals):
+            coat = rng.integers(30, 226, 3)
+            for time in range(sightings):
+                name = f"{animal}_{time}.PNG"
+                image = catalogs.add_photo(catalog, name, f"2024-05-{animal + 1:02} {6 * time:02}:00:00")
+                pixels = (coat + rng.integers(-30, 30, (catalogs.HEIGHT, catalogs.WIDTH, 3))).clip(0, 255)
+                one = catalogs.crop_of(pixels.astype(np.uint8), catalogs.found(BOX))
+                ids += catalog.add_crops(run, image, [one])
+                if time == 0:
+                    catalog.decide(Decision("create", crop_id=ids[-1], value=f"Animal {animal}"))
+                else:
+                    animal_id = catalog.find_individual(f"Animal {animal}")
+                    catalog.decide(Decision("name", crop_id=ids[-1], individual_id=animal_id))
+    return ids
+
+
+def point_out(path: Path, crops: list[int]) -> None:
+    """Two eyes and a nose on these crops, by hand."""
+    with Catalog(path) as catalog:
+        for crop in crops:
+            catalog.say_keypoints(
+                crop, [NamedPoint("left_eye", 110, 70), NamedPoint("right_eye", 130, 70), NamedPoint("nose", 120, 90)]
+            )
+
+
+@pytest.fixture
+def survey(tmp_path) -> Path:
+    herd(tmp_path / "care.db")
+    return tmp_path / "care.db"
+
+
+@pytest.fixture
+def care(monkeypatch, capfd, survey):
+    return runner(monkeypatch, capfd, survey)
+
+
+def test_a_model_is_trained_kept_and_used_at_once(care, survey):
+    done = care("train", "--method", "vit", "--name", "reds", *TINY, "--json")
+    assert done.code == 0, done.err
+    [model] = done.json["models"]
+    header = read_header(Path(model["file"]))
+    assert Path(model["file"]) == survey.with_name("care.models") / "reds.safetensors"
+    assert header["name"] == "reds" and header["method"] == "vit" and header["crop_mode"] == "squash"
+    assert header["metrics"]["validation"] == model["metrics"]["validation"]
+    assert 0 <= model["metrics"]["validation"]["top1"] <= 1
+    with Catalog(survey) as catalog:
+        parts = catalog.split_parts("default")
+        learned = {hashlib.sha256(jpeg).hexdigest() for crop, jpeg in catalog.pixels(parts).items()
+                   if parts[crop] == "train"}  # fmt: skip
+        assert set(header["training"]["crops"]) == learned and len(learned) == 8 * SIGHTINGS
+        assert header["training"]["split"]["sha256"] == catalog.split("default")["sha256"]
+        assert trained.newest(catalog).name == "reds"
+    again = care("train", "--method", "vit", "--name", "reds", *TINY, "--json")
+    assert again.json["models"][0]["new"] is False and again.json["models"][0]["run"] == model["run"]
+    for chosen in ([], ["--model", "reds"]):
+        indexed = care("index", *chosen, "--json")
+        assert indexed.json["model"] == "reds" and indexed.json["crops"] == ANIMALS * SIGHTINGS
+
+
+def test_ckpe_learns_from_the_points_there_are(care, survey):
+    with Catalog(survey) as catalog:
+        crops = sorted(catalog.names_of_crops())
+    refused = care("train", "--method", "ckpe", *TINY)
+    assert refused.code == 2 and "care propagate-keypoints" in refused.err
+    point_out(survey, crops[1:])
+    done = care("train", "--method", "ckpe", *TINY, "--json")
+    assert done.code == 0, done.err
+    header = read_header(Path(done.json["models"][0]["file"]))
+    assert header["keypoints"]["names"] == ["left_eye", "nose", "right_eye"]
+    assert header["keypoints"]["mirrors"] == {"left_eye": "right_eye", "right_eye": "left_eye"}
+
+
+# -- bad input
+
+
+def test_what_cannot_be_trained_is_refused_and_leaves_nothing(care, survey):
+    for said, reason in (
+        (["--name", "dinov2-base"], "There is a model 'dinov2-base' already"),
+        (["--name", "../x"], "letters, digits"),
+        (["--backbone", "no_such_net"], "timm has no model"),
+        (["--method", "magic"], "There is no method 'magic'"),
+        (["--batch", "sixteen"], "such as 16x4"),
+        (["--set", "epoks=3"], "NAME=VALUE"),
+        (["--set", "epochs=many"], "epochs is a number"),
+        (["--set", "augmentation.flop=1"], "NAME=VALUE"),
+        (["--split-by", "colour"], "split is by individual, event, site, random"),
+        (["--weights", "no-such-weights"], "there is no model"),
+        (["--species", "Yeti"], "No crop of Yeti shows a named animal"),
+        (["--split", "other", "--test", "0.79"], "the training part has 1"),
+    ):
+        done = care("train", "--method", "vit", *TINY, *said)
+        assert done.code == 2 and reason in done.err, (said, done.err)
+    assert not survey.with_name("care.models").exists()
+    with Catalog(survey) as catalog:
+        assert catalog.latest_run("train") is None
+
+
+def test_one_animal_or_none_is_refused(tmp_path, monkeypatch, capfd):
+    for animals, reason in ((0, "shows a named animal"), (1, "'train' empty")):
+        path = tmp_path / f"{animals}.db"
+        herd(path, animals)
+        done = runner(monkeypatch, capfd, path)("train", "--method", "vit", *TINY)
+        assert done.code == 2 and reason in done.err
+
+
+def test_animals_seen_once_are_learned_from_but_find_nobody(tmp_path, monkeypatch, capfd):
+    herd(tmp_path / "care.db", ANIMALS, sightings=1)
+    care = runner(monkeypatch, capfd, tmp_path / "care.db")
+    done = care("train", "--method", "vit", *TINY)
+    assert done.code == 2 and "no animal has two crops in the test part" in done.err
+
+
+def test_damaged_pixels_are_left_out_and_named(care, survey):
+    done = care("train", "--method", "vit", *TINY, "--show-split", "--json")
+    with Catalog(survey) as catalog:
+        parts = catalog.split_parts(done.json["split"])
+        hurt = next(crop for crop, part in parts.items() if part == "train")
+        with catalog.transaction():
+            catalog.replace_pixels(hurt, b"no picture")
+    done = care("train", "--method", "vit", *TINY, "--json")
+    assert done.code == 1 and f"Crops whose pixels are damaged: {hurt}." in done.err
+    header = read_header(Path(done.json["models"][0]["file"]))
+    assert hashlib.sha256(b"no picture").hexdigest() not in header["training"]["crops"]
+    assert len(header["training"]["crops"]) == 8 * SIGHTINGS - 1
+
+
+def test_a_model_s_name_stays_its_own(care, survey):
+    first = care("train", "--method", "vit", "--name", "reds", *TINY, "--json").json["models"][0]
+    pixels = Path(first["file"]).read_bytes()
+    done = care("train", "--method", "wildlife", "--name", "reds", *TINY)
+    assert done.code == 2 and "'reds' already" in done.err and Path(first["file"]).read_bytes() == pixels
+    Path(first["file"]).unlink()
+    lost = care("index", "--model", "reds")
+    assert lost.code == 2 and "not on this machine" in lost.err
+    again = care("train", "--method", "vit", "--name", "reds", *TINY, "--json").json["models"][0]
+    assert again["run"] == first["run"] and Path(first["file"]).read_bytes() == pixels  # what was kept is used
+
+
+def test_seeds_are_models_of_their_own_and_weights_can_be_begun_from(care, survey):
+    done = care("train", "--method", "vit", "--name", "pair", "--seeds", 2, *TINY, "--json")
+    assert [model["name"] for model in done.json["models"]] == ["pair-0", "pair-1"]
+    files = [Path(model["file"]) for model in done.json["models"]]
+    assert files[0].read_bytes() != files[1].read_bytes()
+    more = care("train", "--method", "wildlife", "--weights", files[0], *TINY[2:], "--json")
+    assert more.code == 0, more.err
+    header = read_header(Path(more.json["models"][0]["file"]))
+    assert header["architecture"] == "test_vit" and header["training"]["begun_from"] == "pair-0"
+    assert "learns from scratch" in done.err and "learns from scratch" not in more.err
+
+
+def test_settings_are_read_as_what_they_are():
+    texts = ["ema=0.999", "neck=true", "mean=[0.5, 0.5, 0.5]", "augmentation.crop=0.7", "optimizer=adamw", "clip=null"]
+    assert overrides(texts) == {
+        "ema": 0.999,
+        "neck": True,
+        "mean": (0.5, 0.5, 0.5),
+        "augmentation.crop": 0.7,
+        "optimizer": "adamw",
+        "clip": None,
+    }
+    for text in ("neck=1", "individuals=2.5", "method=vit", "mean=grey", "clip"):
+        with pytest.raises(CareError):
+            overrides([text])
