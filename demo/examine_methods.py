@@ -34,7 +34,6 @@ ANNOTATED = TRAIN[2200:2248]  # twelve of each species: an expert annotates the 
 REFERENCES = 4  # annotated crops of a species
 PHOTOS = 16  # of each individual
 RECIPE = {
-    "backbone": "care_stem_vit",
     "options": '{"widths": [24, 48, 96], "depth": 3, "num_heads": 3}',  # 64 tokens of 8 px
     "individuals": 16, "photos": 4, "accumulate": 1,
     "optimizer": "adamw", "learning_rate": 2e-3, "warmup": 0.05, "weight_decay": 0.05, "clip": 5,
@@ -179,7 +178,7 @@ def main() -> None:
         care = catalogs[row.points]
         settings = [f"{key}={value}" for key, value in (RECIPE | {"epochs": given.epochs}).items()] + [*row.settings]
         asked = [part for setting in settings for part in ("--set", setting)]
-        care.care("train", "--method", row.method, "--name", name, "--seeds", given.seeds, "--size", 64, *asked,
+        care.care("train", "--method", row.method, "--name", name, "--seeds", given.seeds, "--size", 64, "--backbone", "care_stem_vit", *asked,
                   "--test", test, "--val", 0.06)  # fmt: skip
         care.care("evaluate", "--model", name, "--seeds", given.seeds, "--protocol", "loo")
         figures[name] = care.json("evaluate", "--model", name, "--seeds", given.seeds, "--protocol", "loo")
