@@ -16,18 +16,21 @@ RULES = {
     "event": "all crops of one visit are in one part: for known animals on another visit",
     "site": "all crops of one site are in one part: for known animals elsewhere",
     "random": "crop by crop: leaky, since pictures of one moment come into both parts",
+    "file": "animals are in the parts that a file says, as of a published split; others are in none",
 }
 NOBODY = {"unknown", "unidentified", "unnamed", "none", "?"}  # names that name no animal
 
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How crops are divided. Shares are of groups: of individuals, events, sites or, by `random`, crops."""
+    """How crops are divided. Shares are of groups: of individuals, events, sites or, by `random`, crops; by `file`
+    they are what came of it, and `file` is its SHA-256."""
 
     by: str = "individual"  # a name of RULES
     test: float = 0.2
     val: float = 0.1
     seed: int = 666
+    file: str | None = None
 
     def __post_init__(self) -> None:
         if self.by not in RULES:

@@ -33,6 +33,7 @@ LEARNED, ASKED = TRAIN[2000:2110], TEST[500:560]  # seeds of individuals: train 
 ANNOTATED = TRAIN[2200:2248]  # twelve of each species: an expert annotates the four that share most points
 REFERENCES = 4  # annotated crops of a species
 PHOTOS = 16  # of each individual
+BACKBONE = "care_stem_vit"
 RECIPE = {
     "options": '{"widths": [24, 48, 96], "depth": 3, "num_heads": 3}',  # 64 tokens of 8 px
     "individuals": 16, "photos": 4, "accumulate": 1,
@@ -178,7 +179,8 @@ def main() -> None:
         care = catalogs[row.points]
         settings = [f"{key}={value}" for key, value in (RECIPE | {"epochs": given.epochs}).items()] + [*row.settings]
         asked = [part for setting in settings for part in ("--set", setting)]
-        care.care("train", "--method", row.method, "--name", name, "--seeds", given.seeds, "--size", 64, "--backbone", "care_stem_vit", *asked,
+        care.care("train", "--method", row.method, "--name", name, "--seeds", given.seeds, "--backbone", BACKBONE,
+                  "--size", 64, *asked,
                   "--test", test, "--val", 0.06)  # fmt: skip
         care.care("evaluate", "--model", name, "--seeds", given.seeds, "--protocol", "loo")
         figures[name] = care.json("evaluate", "--model", name, "--seeds", given.seeds, "--protocol", "loo")

@@ -13,7 +13,7 @@ from care_cli.catalog import Catalog
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
 from care_cli.splits import PARTS, SplitRule, assign, check, counts
-from care_cli.stages.splits import SplitRequest, divide
+from care_cli.stages.splits import ANIMALS, SplitRequest, divide, read_manifest
 
 GROUPS = st.lists(st.integers(0, 30).map(str), min_size=1, max_size=120)
 SHARES = st.sampled_from([0.1, 0.2, 0.35])
@@ -139,3 +139,42 @@ def test_other_rules_keep_visits_and_sites_together(catalog: Catalog) -> None:
         divide(catalog, SplitRequest(name="sites", by="site"))  # there is one site
     assert catalog.split("sites") is None
     assert len(divide(catalog, SplitRequest(name="chance", by="random")).ids("test")) == round(0.2 * 27)
+
+
+def test_a_published_split_is_taken_from_its_file(tmp_path) -> None:
+    file = tmp_path / "parts.csv"
+    file.write_text("individual,part\na,train\nb,train\nc,test\n", encoding="utf-8")
+    parts, digest = read_manifest(file)
+    assert parts == {"a": "train", "b": "train", "c": "test"}
+    assert digest == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_animals_that_the_file_does_not_name_are_in_no_part(catalog: Catalog, tmp_path) -> None:
+    names = sorted({row["individual"] for row in catalog.crop_rows(ANIMALS)} - {"Unknown", None})
+    file = tmp_path / "parts.csv"
+    said = {names[0]: "test", names[1]: "train", names[2]: "train"}
+    file.write_text("individual,part\n" + "".join(f"{name},{part}\n" for name, part in said.items()), "utf-8")
+    made = divide(catalog, SplitRequest(name="published", file=file))
+    assert {row["individual"]: part for row, part in zip(made.rows, made.parts, strict=True)} == said
+    assert made.dropped["not in the split's file"] == sum(
+        row["individual"] in names[3:] for row in catalog.crop_rows(ANIMALS)
+    )
+    assert divide(catalog, SplitRequest(name="published")).parts == made.parts  # it stands without the file
+    with pytest.raises(CareError, match="stands with"):
+        divide(catalog, SplitRequest(name="published", by="event"))
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("individual,part\na,training\n", "'training'"),
+        ("individual,part\na,train\na,test\n", "'a' is in train already"),
+        ("animal,part\na,train\n", "columns individual and part"),
+        ("", "columns individual and part"),
+    ],
+)
+def test_a_file_that_says_no_split_is_refused(tmp_path, text, word) -> None:
+    file = tmp_path / "parts.csv"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(CareError, match=word):
+        read_manifest(file)

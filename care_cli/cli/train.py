@@ -39,6 +39,9 @@ def train(
     split_by: Annotated[
         str | None, typer.Option(help="individual, event, site or random.  [default: individual]")
     ] = None,
+    split_file: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Columns individual and part: a published split.")
+    ] = None,
     test: Annotated[float | None, typer.Option(help="Share that is never learned from.  [default: 0.2]")] = None,
     val: Annotated[float | None, typer.Option(help="Share that chooses the best model.  [default: 0.1]")] = None,
     split_seed: Annotated[int | None, typer.Option(help="Draws the split.  [default: 666]", min=0)] = None,
@@ -56,7 +59,7 @@ def train(
     from care_cli.stages import train as stage
     from care_cli.stages.devices import choose
 
-    asked = splits.SplitRequest(split, split_by, test, val, split_seed)
+    asked = splits.SplitRequest(split, split_by, test, val, split_seed, split_file)
     with output.open_catalog(ctx) as catalog:
         if show_split:
             division = splits.divide(catalog, asked, Selection(category="animal", species=species))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from care_cli.errors import CareError
 from care_cli.records import Selection
-from care_cli.splits import NOBODY, SplitRule, assign, check, counts, of_part
+from care_cli.splits import NOBODY, PARTS, SplitRule, assign, check, counts, of_part
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -25,6 +29,7 @@ class SplitRequest:
     test: float | None = None
     val: float | None = None
     seed: int | None = None
+    file: Path | None = None  # CSV that says the part of each individual
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,19 @@ def divide(catalog: Catalog, request: SplitRequest, selection: Selection = ANIMA
     test part.
     """
     before = catalog.split(request.name)
-    rule = _rule(request, before)
+    manifest, sha256 = (None, None) if request.file is None else read_manifest(request.file)
+    rule = _rule(request, before, manifest, sha256)
     rows, dropped = named(catalog, selection)
     if not rows:
         of = f" of {selection.species}" if selection.species else ""
         raise CareError(f"No crop{of} shows a named animal yet. Name some: `care individuals name`.")
     standing = catalog.split_parts(request.name)
+    if rule.by == "file":
+        known = manifest or {row["individual"]: standing[row["crop"]] for row in rows if row["crop"] in standing}
+        if others := [row for row in rows if row["individual"] not in known]:
+            dropped |= {"not in the split's file": len(others)}
+        rows = [row for row in rows if row["individual"] in known]
+        standing = {row["crop"]: known[row["individual"]] for row in rows} | standing
     parts = assign([_group(row, rule.by) for row in rows], rule, [standing.get(row["crop"]) for row in rows])
     check(parts, [row["individual"] for row in rows], rule)
     crops = {row["crop"]: part for row, part in zip(rows, parts, strict=True)}
@@ -88,10 +100,39 @@ def _unusable(row: dict, bare: set[int]) -> str | None:
     return "without pixels" if row["crop"] in bare else None
 
 
-def _rule(request: SplitRequest, before: dict | None) -> SplitRule:
+def read_manifest(path: Path) -> tuple[dict[str, str], str]:
+    """The part of each individual that a CSV file with the columns `individual` and `part` says, and its SHA-256.
+
+    Raises CareError when it cannot be read, has other columns, names a part that does not exist, or two of one animal.
+    """
+    try:
+        data = path.read_bytes()
+        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CareError(f"The split in {path} cannot be read: {error}.") from error
+    if not rows or not {"individual", "part"} <= set(rows[0]):
+        raise CareError(f"A split's file has the columns individual and part, but {path} has not.")
+    parts: dict[str, str] = {}
+    for line, row in enumerate(rows, 2):
+        name, part = (row["individual"] or "").strip(), (row["part"] or "").strip()
+        if part not in PARTS:
+            raise CareError(f"{path}, line {line}: a part is {', '.join(PARTS)}, but got {part!r}.")
+        if parts.setdefault(name, part) != part:
+            raise CareError(f"{path}, line {line}: {name!r} is in {parts[name]} already; an animal is in one part.")
+    return parts, hashlib.sha256(data).hexdigest()
+
+
+def _rule(request: SplitRequest, before: dict | None, manifest: dict[str, str] | None, sha256: str | None) -> SplitRule:
     """The rule of the split that stands, which nothing may contradict; else what was asked for."""
     given = {key: getattr(request, key) for key in ("by", "test", "val", "seed")}
     given = {key: value for key, value in given.items() if value is not None}
+    if manifest is not None:
+        if given:
+            raise CareError(f"The split's file says all: leave {', '.join(given)} away.")
+        of = list(manifest.values())
+        given = {"by": "file", "file": sha256} | {part: of.count(part) / len(of) for part in ("test", "val")}
+    elif given.get("by") == "file":
+        raise CareError("A split by file needs the file: --split-file FILE.csv.")
     if before is None:
         return SplitRule(**given)
     rule = SplitRule(**before["settings"])
@@ -106,7 +147,7 @@ def _rule(request: SplitRequest, before: dict | None) -> SplitRule:
 
 def _group(row: dict, by: str) -> str:
     """What of a crop may not be divided."""
-    if by == "individual":
+    if by in ("individual", "file"):
         return row["individual"]
     if by == "event":
         return f"event {row['event']}" if row["event"] is not None else f"photo {row['image']}"
