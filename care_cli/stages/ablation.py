@@ -96,7 +96,7 @@ def _planned(catalog: Catalog, cfg: AblationConfig, cell: Cell, extractor: Model
     request = replace(cfg.request, method=cell.method, name=None, backbone=cell.size, weights=weights, seeds=cfg.seeds)
     missing = []
     try:
-        spec = pretrained(request)
+        spec = pretrained(catalog, request)
         settings_of(request, spec)
         if spec:
             registry.fetch(spec)
@@ -234,7 +234,7 @@ def _known(catalog: Catalog, cfg: AblationConfig, one: Planned) -> dict[int, dic
 def _identity(catalog: Catalog, cfg: AblationConfig, one: Planned, seed: int) -> dict[str, Any]:
     """All that a cell's figures hang on, the ablation that it is asked for not: some have cells in common."""
     split = cfg.request.split.name
-    parts, spec = catalog.split_parts(split), pretrained(one.request)
+    parts, spec = catalog.split_parts(split), pretrained(catalog, one.request)
     names = catalog.names_of_crops(parts)
     who = "".join(f"{crop} {part} {names.get(crop)}\n" for crop, part in parts.items())
     points = None
