@@ -356,6 +356,18 @@ def test_wrong_use_is_refused(care: Care, arguments: list[str], says: str) -> No
     assert done.code == 2 and says in done.err, done.err
 
 
-def test_a_seeded_name_stands_for_all_its_seeds(care: Care, herd: Path, tmp_path: Path) -> None:
-    done = care("evaluate", "--model", "mine", "--seeds", "2")
-    assert done.code == 2 and "mine-0" in done.err
+def test_a_seeded_name_stands_for_its_seeds(monkeypatch, capfd, tmp_path: Path) -> None:
+    path = named(tmp_path / "care.db", animals=3)
+    with Catalog(path) as catalog:
+        for seed in range(2):
+            spec = checkpoint(tmp_path, f"mine-{seed}", noise=0.2, seed=seed)
+            run = catalog.begin_run("train", {"seed": seed})
+            catalog.finish_training(run, replace(spec, sha256=registry.model_sha256(spec)))
+    care = runner(monkeypatch, capfd, path)
+    asked_for = ("evaluate", "--engine", "torch", "--model", "mine", "--model", "demo-embedder", "--json")
+    rows = care(*asked_for, "--seeds", "2").json["rows"]
+    assert [(row["name"], row["seeds"]) for row in rows] == [("mine", [0, 1]), ("demo-embedder", [None])]
+    done = care("evaluate", "--model", "yours", "--seeds", "2")
+    assert done.code == 2 and "No model yours-0" in done.err
+    newest = care("evaluate", "--engine", "torch", "--json").json  # as `care index` takes it
+    assert [row["name"] for row in newest["rows"]] == ["mine-1"]

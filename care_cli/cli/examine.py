@@ -29,7 +29,8 @@ Split = Annotated[
     str | None, typer.Option(metavar="NAME", help="Examine a part of it.  [default: the models' own, else all crops]")
 ]
 Seeds = Annotated[
-    int | None, typer.Option(metavar="N", help="Take NAME-0 to NAME-(N-1) of each --model NAME, as one row.", min=1)
+    int | None,
+    typer.Option(metavar="N", help="For --model NAME take NAME-0 to NAME-(N-1), where they were trained.", min=1),
 ]
 Share = Annotated[
     float | None, typer.Option(metavar="SHARE", help="Animals unknown in turn, 0: no open set.  [default: 0.3]")
@@ -99,9 +100,11 @@ def _specs(catalog: Catalog, names: list[str], weights: Path | None, seeds: int 
         raise CareError(
             "--weights belongs to one --model timm:NAME; describe others in a manifest (`care models add`)."
         )
-    if seeds is not None:
-        names = [f"{name}-{number}" for name in names for number in range(seeds)]
-    return [trained.find(catalog, name, weights) for name in names]
+    known = {row["name"] for row in catalog.trained_models()}
+    if seeds is not None and not any(f"{name}-0" in known for name in names):
+        raise CareError(f"No model {names[0]}-0 was trained in this catalog; --seeds is for `care train --seeds`.")
+    several = {name: [f"{name}-{number}" for number in range(seeds or 0)] for name in names if f"{name}-0" in known}
+    return [trained.find(catalog, one, weights) for name in names for one in several.get(name) or [name]]
 
 
 def _show(ctx: typer.Context, found: dict, csv: bool) -> None:

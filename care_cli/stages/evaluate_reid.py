@@ -36,12 +36,12 @@ class EvaluateConfig:
     open_share: float = open_set.SHARE  # of the individuals, unknown in turn; 0: no open set
     leaks: bool = False  # measure crops without their animal too
     baseline: str | None = None  # row that others are compared with; None: the first
+    points_run: int | None = None  # whose points models are shown instead of the standing ones
     seed: int = 0  # of who is unknown, and of the bootstrap
     device: str = "cpu"
     engine: str = "auto"
     precision: str = "auto"
     batch: int | None = None
-    points_run: int | None = None  # a run whose points are shown to models that look at some; None: the standing ones
 
 
 def run(catalog: Catalog, cfg: EvaluateConfig) -> dict:
@@ -183,7 +183,7 @@ def _embedded(
 def index_config(spec: ModelSpec, cfg: EvaluateConfig) -> index.IndexConfig:
     """How the models of an examination are run; crops that it needs do not make an index."""
     return index.IndexConfig(
-        spec, cfg.device, cfg.engine, cfg.precision, cfg.batch, whole=False, points_run=cfg.points_run
+        spec, cfg.device, cfg.engine, cfg.precision, cfg.batch, points_run=cfg.points_run, whole=False
     )
 
 

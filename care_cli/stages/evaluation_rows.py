@@ -53,7 +53,7 @@ def check(crops: Crops, may_ask: np.ndarray) -> None:
 
 
 def about(spec: ModelSpec, header: dict, indexed: dict) -> dict[str, Any]:
-    """What a model is, from its description, its header and the index of its vectors."""
+    """What a model is, from its description, its header and the index of its vectors; `row`: what seeds share."""
     training = training_of(header)
     setting = training.get("settings") if isinstance(training.get("settings"), dict) else {}
     same = {name: value for name, value in training.items() if name not in ("run", "step")}
@@ -66,7 +66,7 @@ def about(spec: ModelSpec, header: dict, indexed: dict) -> dict[str, Any]:
         "architecture": spec.architecture,
         "seed": setting.get("seed"),
         "row": json.dumps(build, sort_keys=True, default=str) if "seed" in setting else None,
-        **{key: indexed[key] for key in ("run", "damaged", "without_pixels") if key in indexed},
+        **{key: indexed[key] for key in ("run", "damaged", "without_pixels", "points") if key in indexed},
     }
 
 

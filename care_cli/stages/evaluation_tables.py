@@ -85,13 +85,17 @@ def percent(figure: dict[str, Any] | None, interval: bool = True) -> str:
     return text
 
 
+def _mean(figure: dict[str, Any] | None) -> str:
+    return percent(figure and {"mean": figure["mean"]})
+
+
 def remarks(found: dict) -> list[str]:
     """What the table does not say: who was asked, differences, new animals, leaks, what was left out."""
     lines = [_asked(found)]
     for one in found["differences"]:
         lines += [_difference(one)]
     for row in found["rows"]:
-        lines += _open_set(row) + _leaks(row)
+        lines += _points(row) + _open_set(row) + _leaks(row)
     data = found["data"]
     if data["without_match"]:
         lines.append(f"{data['without_match']} queries have nothing to find and are left out.")
@@ -115,7 +119,7 @@ def _asked(found: dict) -> str:
     chance = (found["rows"][0]["metrics"] or {}).get("random")
     return (
         f"{data['crops']} crops of {data['individuals']} individuals in {data['events']} events ({where}); {how}. "
-        f"By chance top-1 would be {percent(chance, interval=False)} %.{known}"
+        f"By chance top-1 would be {_mean(chance)} %.{known}"
     )
 
 
@@ -128,6 +132,15 @@ def _difference(one: dict) -> str:
     ]
     over = f"{one['seeds']} seeds" if one["paired_over"] == "seeds" else "individuals"
     return f"{one['row']} against {one['baseline']}, paired over {over}: {', '.join(said)} points."
+
+
+def _points(row: dict) -> list[str]:
+    """How many crops a model that looks at points was shown them of."""
+    points = row["models"][0].get("points")
+    if not points:
+        return []
+    lack = f", {points['without']} were seen as pixels alone. {points['advice'] or ''}" if points["without"] else "."
+    return [f"{row['name']} looks at points: {points['with']} crops have some{lack}".rstrip()]
 
 
 def _open_set(row: dict) -> list[str]:
@@ -153,7 +166,7 @@ def _leaks(row: dict) -> list[str]:
         if one["metrics"] is not None:
             lines.append(
                 f"{row['name']}, backgrounds alone ({left_out(variant) if variant != PLAIN else TOLD[PLAIN]}): top-1 "
-                f"{percent(one['metrics']['top1'])} %, by chance {percent(one['metrics']['random'], interval=False)} %."
+                f"{percent(one['metrics']['top1'])} %, by chance {_mean(one['metrics']['random'])} %."
             )
     if told["bordered"]:
         lines.append(
