@@ -13,6 +13,7 @@ import catalogs
 import numpy as np
 import pytest
 from PIL import Image
+from test_cli import runner
 from test_hostile_pages import HOSTILE, is_harmless
 
 from care_cli import encoders, registry
@@ -296,3 +297,18 @@ def test_published_figures_stand_beside_ours(examined):
     assert "CARE, w = 4" in html and "<td>40.3<small>± 0.3</small></td>" in html and "<td>25.2</td>" in html
     assert "8 individuals in 24 crops" in html and "19 in 146 photos" in html
     assert "lists of query and gallery photos" in html
+
+
+def test_the_command_writes_a_report_or_refuses_at_once(examined, monkeypatch, capfd, tmp_path):
+    folder, result = examined
+    care = runner(monkeypatch, capfd, folder / "care.db")
+    model = folder / "plain-0.safetensors"
+    (tmp_path / "mine.txt").write_text("")
+    refused = care("evaluate", "--model", model, "--report", tmp_path)
+    assert refused.code == 2 and "holds other files" in refused.err and not refused.out
+    done = care("evaluate", "--model", model, "--engine", "torch", "--report", tmp_path / "out")
+    assert done.code == 0, done.err
+    told = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
+    [row] = told["rows"]
+    assert row["metrics"]["top1"]["mean"] == result["rows"][0]["metrics"]["top1"]["values"][0]
+    assert "plain-0" in (tmp_path / "out" / "index.html").read_text("utf-8")

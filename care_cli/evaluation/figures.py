@@ -86,7 +86,8 @@ def tsne(panels: Sequence[tuple[str, np.ndarray]], individuals: Sequence[str]) -
             axes.set(xticks=[], yticks=[])
             axes.margins(0.08)
         handles, labels = subplots[0].get_legend_handles_labels()
-        look = {"ncols": min(len(names), 5 * min(len(panels), 3)), "fontsize": 8, "frameon": False}
+        room = 5.4 * min(len(panels), 3) / (0.5 + 0.075 * max(map(len, labels)))  # columns, inches by inches
+        look = {"ncols": max(1, min(len(names), int(room))), "fontsize": 8, "frameon": False}
         subplots[0].figure.legend(handles, labels, loc="outside lower center", **look)
 
     return _drawn(draw, columns=len(panels), size=(5.4, 5.2))

@@ -77,7 +77,9 @@ def interval(figure: Mapping[str, Any]) -> str:
 
 def _figure(figures: Mapping[str, Any] | None, name: str) -> Cell:
     figure = (figures or {}).get(name)
-    return Cell("–") if figure is None else Cell(percent(figure["mean"]), interval(figure))
+    if figure is None:
+        return Cell("–")
+    return Cell(percent(figure["mean"]), "" if name == "random" else interval(figure))  # chance is no estimate
 
 
 def lead(result: Mapping[str, Any]) -> str:
