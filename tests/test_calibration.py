@@ -152,18 +152,33 @@ def test_with_an_fpr_there_is_room_for_doubt_and_without_none():
     there = [True] * 25 + [False] * 25
     found = pairs(known + new, there, there, np.arange(50))
     balanced = calibrate.fitted(found, CalibrateConfig())
-    assert balanced["known"] == balanced["new"]
     root = {
         cut: math.sqrt(np.mean([value >= cut for value in known]) * np.mean([value < cut for value in new]))
         for cut in np.arange(0.05, 1, 0.1)
     }
-    assert balanced["known"] == pytest.approx(max(root, key=root.get))
+    assert balanced["new"] == pytest.approx(max(root, key=root.get))
+    assert balanced["known"] == balanced["new"] and balanced["probability_at"] >= 0.5
     strict = calibrate.fitted(found, CalibrateConfig(fpr=0.01))
     assert (strict["known"], strict["new"]) == (pytest.approx(0.85), balanced["new"])
     assert strict["share"]["BAKS"] == pytest.approx(5 / 25)
     for rate in (0.0, 1.0, -3.0):
         with pytest.raises(CareError, match="between 0 and 1"):
             calibrate.fitted(found, CalibrateConfig(fpr=rate))
+
+
+def test_nobody_is_called_known_who_is_more_likely_another():
+    # of the first candidates of known animals every fifth is right, however similar
+    chance = np.random.default_rng(1)
+    similarity, known = chance.uniform(0, 1, 400), np.arange(400) < 200
+    poor = pairs(similarity, known & (np.arange(400) % 5 == 0), known)
+    found = calibrate.fitted(poor, CalibrateConfig())
+    assert found["known"] == 1.0 and found["new"] < 1.0
+    # right from 0.7 upward, but a balanced threshold that counts the animals evenly lies far below
+    rare = pairs(np.linspace(0, 1, 101), np.linspace(0, 1, 101) >= 0.7)
+    curve = calibration.fit(rare)
+    at = calibration.likely_from(curve)
+    assert curve(at) == pytest.approx(0.5) and curve(at - 0.01) < 0.5 and 0.3 < at < 0.9
+    assert calibration.likely_from(calibration.Curve(np.array([0.5]), np.array([0.9]))) == -1.0
 
 
 # -- candidates
@@ -270,7 +285,8 @@ def test_identify_gives_probabilities_and_says_what_they_rest_on(catalog, made, 
     left = np.cumprod(np.concatenate([[1.0], 1 - curve[:-1]]))
     assert [one.probability for one in query.candidates] == pytest.approx((curve * left).tolist())
     assert identifier.verdicts.thresholds() == Thresholds(done["known"], done["new"])
-    assert query.verdict == ("known" if query.candidates[0].similarity >= done["known"] else "new")
+    first = query.candidates[0].similarity
+    assert query.verdict == ("known" if first >= done["known"] else "new" if first < done["new"] else "unsure")
     asked_for = identify.run(catalog, IdentifyConfig((photo,), known=0.999, new_below=-0.5))[0]
     assert asked_for.verdicts.thresholds() == Thresholds(0.999, -0.5)
     catalog.checkpoint()

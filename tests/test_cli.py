@@ -288,6 +288,17 @@ def test_identify_keeps_its_contract_and_writes_nothing(care: Care, survey: Path
     assert tables(survey) == before
 
 
+def test_a_calibrated_survey_answers_with_probabilities(care: Care, survey: Path, root: Path) -> None:
+    told = care("evaluate", "calibrate", "--json").json
+    assert told["individuals"] == 24 and told["known_queries"] >= 20 and told["ece"] < 0.15
+    photo = root / "sample_data" / "queries" / "known_01.JPG"
+    [crop] = [one for one in care("--json", "identify", photo).json["photos"][0]["crops"] if one["candidates"]]
+    assert crop["candidates"][0]["probability"] > 0.8 > sum(one["probability"] for one in crop["candidates"][1:])
+    assert crop["calibration"]["pairs"] == told["pairs"] and crop["verdict"] == "known"
+    refused = care("evaluate", "calibrate", "--species", "Pig")
+    assert refused.code == 2 and "at least 10 animals" in refused.err
+
+
 def test_a_photo_of_the_survey_is_not_compared_with_its_own_event(care: Care, survey: Path, card: Path) -> None:
     rows = care("--json", "crops", "--category", "animal").json
     events = {row["crop"]: row["event"] for row in rows}

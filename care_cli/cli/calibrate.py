@@ -57,6 +57,8 @@ def calibrate(
     say = output.notice(ctx)
     say(f"{done['model']}: {done['pairs']} pairs of {done['individuals']} animals, as many known as new to the others. "
         f"Expected calibration error {done['ece']:.3f}, on animals that the curve was not fitted to.")  # fmt: skip
-    say(f"`identify` says known from similarity {done['known']:.3f} (probability {done['probability_at']:.2f}) and "
-        f"new below {done['new']:.3f}: here {100 * done['share']['BAKS']:.0f} % of known animals are named and right, "
-        f"{100 * done['share']['BAUS']:.0f} % of new ones called new.")  # fmt: skip
+    known = f"known from similarity {done['known']:.3f} (probability {done['probability_at']:.2f})"
+    if done["probability_at"] < 0.5:
+        known = "known of none, for no similarity makes it likelier than not"
+    say(f"`identify` says {known}, and new below {done['new']:.3f}: here {100 * done['share']['BAKS']:.0f} % of known "
+        f"animals are named and right, {100 * done['share']['BAUS']:.0f} % of new ones called new.")  # fmt: skip

@@ -165,6 +165,17 @@ def expected_calibration_error(spans: list[dict]) -> float:
     return float(sum(span["weight"] * abs(span["same"] - span["probability"]) for span in spans))
 
 
+def likely_from(curve: Curve, probability: float = 0.5) -> float:
+    """The similarity from which the curve says at least `probability`; 1, that of a picture with itself, if never."""
+    if curve.probability[-1] < probability:
+        return 1.0
+    return (
+        -1.0
+        if curve.probability[0] >= probability
+        else float(np.interp(probability, curve.probability, curve.similarity))
+    )
+
+
 def false_positive_threshold(faced: Faced, rate: float) -> float:
     """The lowest threshold, in the middle of its gap of scores, with 1 - BAUS <= `rate`: so large a share of new
     animals, each weighing the same, is taken for known. Just above all of them when none may be.

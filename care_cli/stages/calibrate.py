@@ -81,6 +81,8 @@ def run(catalog: Catalog, cfg: CalibrateConfig) -> dict:
 def fitted(pairs: Pairs, cfg: CalibrateConfig) -> dict:
     """Curve, thresholds and figures of pairs.
 
+    `new` is the balanced threshold, `known` that or the one of the false-positive rate; but a candidate that is more
+    likely another animal than this one is never called known.
     `share` tells what the thresholds make of the pairs that they were chosen on: BAKS of known animals named right,
     BAUS of new ones called new.
     """
@@ -91,6 +93,7 @@ def fitted(pairs: Pairs, cfg: CalibrateConfig) -> dict:
     balanced = open_set.best_threshold([faced])
     known = balanced if cfg.fpr is None else calibration.false_positive_threshold(faced, cfg.fpr)
     new = min(known, balanced)
+    known = max(known, calibration.likely_from(curve))
     return {
         "method": cfg.method,
         "fpr": cfg.fpr,
