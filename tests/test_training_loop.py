@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as settings_of
+from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file
 
 from care_cli.encoders import build_backbone
 from care_cli.errors import CareError
@@ -23,6 +30,7 @@ from care_cli.training.batches import bites, prepared
 from care_cli.training.config import TrainConfig
 from care_cli.training.data import LabelledCrops
 from care_cli.training.loop import Trained, rate_at, train
+from care_cli.training.sampling import shuffled
 
 SIDE = 32  # px
 SCHEME = KeypointScheme(("left_eye", "tail", "right_eye"), {"left_eye": "right_eye", "right_eye": "left_eye"})
@@ -227,7 +235,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize(
-    "given",
+    "how",
     [
         {"method": "vit"},
         {"method": "vit", "precision": "f32", "neck": True, "ema": 0.5, "options": {"drop_path_rate": 0.2}},
@@ -235,9 +243,9 @@ class Stopped(Exception):
         {"method": "wildlife", "backbone": "test_efficientnet", "precision": "fp16"},
     ],
 )
-def test_a_stopped_training_goes_on_exactly(tmp_path: Path, given: dict) -> None:
+def test_a_stopped_training_goes_on_exactly(tmp_path: Path, how: dict) -> None:
     """At every step once: the same weights, the same history, the same best model."""
-    data, cfg = colours(points=True), settings(epochs=4, validate_every=1, **given)
+    data, cfg = colours(points=True), settings(epochs=4, validate_every=1, **how)
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
         images = torch.from_numpy(data.photos).permute(0, 3, 1, 2).float() / 255
@@ -300,8 +308,9 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
         "no crop has one": (data, settings("ckpe")),
         "keypoints, but no crop has one": (unseen, settings("kpe")),
         "nothing to learn": (data, settings(arc_weight=0, triplet_weight=0, class_weight=0)),
-        "no gradient checkpointing": (data, settings("wildlife", backbone="xcit_nano_12_p16_224", checkpointing=True)),
+        "no gradient checkpointing": (data, settings("wildlife", backbone="dla46x_c", checkpointing=True)),
         "sgd or adamw": (data, settings(optimizer="adam")),
+        "pk or shuffle": (data, settings(sampler="random")),
         "above 0": (data, settings(learning_rate=0.0)),
         "tokens, pooled": (colours(points=True), settings("kpe", keypoint_mode="both")),
         "no patch tokens": (colours(points=True), settings("ckpe", backbone="test_efficientnet")),
@@ -331,8 +340,6 @@ def test_a_loss_that_is_no_number_ends_it_and_the_last_good_checkpoint_stays(tmp
     cfg = settings(learning_rate=1e25, precision="f32", epochs=20, warmup=0.5)
     with pytest.raises(CareError, match=r"no longer a number at step \d+: lower the learning rate .*last good"):
         train(colours(), cfg, tmp_path, save_every=1)
-    from safetensors.torch import load_file
-
     kept = load_file(tmp_path / "last.safetensors")
     assert all(tensor.isfinite().all() for name, tensor in kept.items() if name.startswith("learner."))
 
@@ -405,6 +412,49 @@ def test_batches_hold_the_same_wherever_they_begin_and_are_dealt_out() -> None:
     assert not torch.equal(whole[0].images, whole[1].images)
     hidden = torch.cat([batch.points[..., 2].amax(1) == 0 for batch in whole]).float().mean()
     assert 0.2 < hidden < 0.8
+
+
+@settings_of(deadline=None, max_examples=30)
+@given(count=st.integers(1, 40), batch=st.integers(1, 50), seed=st.integers(0, 9), start=st.integers(0, 7))
+def test_shuffled_batches_go_through_all_photos(count: int, batch: int, seed: int, start: int) -> None:
+    total = -(-3 * count // batch) + start
+    batches = list(islice(shuffled(count, batch, seed), total))
+    stream = np.concatenate(batches)
+    for first in range(0, len(stream) - count + 1, count):
+        assert sorted(stream[first : first + count]) == list(range(count))
+    for one, other in zip(batches[start:], shuffled(count, batch, seed, start), strict=False):
+        assert np.array_equal(one, other)
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from safetensors.torch import save_file
+sys.path[:0] = [{tests!r}]
+from test_training_loop import colours, settings
+from care_cli.training.loop import train
+import os
+trained = train(colours(), settings(accumulate=1, precision="f32", epochs=2), Path({folder!r}), device="cpu")
+save_file(trained.model.state_dict(), Path({folder!r}) / f"model-{{os.environ['RANK']}}.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_from_twice_the_batches(tmp_path: Path) -> None:
+    """Launched by accelerate over gloo: gradients are averaged, only the first process writes."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "run")), encoding="utf-8")
+    (tmp_path / "run").mkdir()
+    command = "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", script
+    path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MASTER_PORT": "29517"}
+    subprocess.run([sys.executable, "-m", *map(str, command)], check=True, env=environment, timeout=300)
+    first, second = (load_file(tmp_path / "run" / f"model-{rank}.safetensors") for rank in (0, 1))
+    alone = weights(train(colours(), settings(accumulate=2, precision="f32", epochs=2)))
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name]) and torch.allclose(first[name], value, atol=1e-5), name
+    rows = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert len(rows) == 3
 
 
 # -- presets

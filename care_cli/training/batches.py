@@ -12,17 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from care_cli.errors import CareError
 from care_cli.training.augment import augment
 from care_cli.training.config import TrainConfig
 from care_cli.training.data import LabelledCrops
-from care_cli.training.sampling import pk_batches
+from care_cli.training.sampling import pk_batches, shuffled
 
 AHEAD = 2  # batches
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """P individuals with K photos each, one after the other.
+    """P individuals with K photos each, one after the other; or P*K photos as they came.
 
     images  (P*K, 3, S, S) float32, augmented and normalised
     points  (P*K, categories, 3) float32, moved with the images; None where the method sees none
@@ -48,7 +49,7 @@ def prepared(
     What a batch holds depends on the seed and on its number, and on nothing before it.
     """
     numbers = range(cfg.accumulate * first, cfg.accumulate * last)
-    of_all = pk_batches(data.labels, cfg.individuals, cfg.photos, cfg.seed, places * numbers.start)
+    of_all = drawn(data.labels, cfg, places * numbers.start)
     waiting: deque = deque()
     with ThreadPoolExecutor(1) as worker:
         try:
@@ -62,6 +63,15 @@ def prepared(
                 yield waiting.popleft().result()
         finally:
             worker.shutdown(cancel_futures=True)
+
+
+def drawn(labels: np.ndarray, cfg: TrainConfig, start: int) -> Iterator[np.ndarray]:
+    """Rows of the batches from number `start` on, `(P*K,) int64` each. CareError for an unknown sampler."""
+    if cfg.sampler == "pk":
+        return pk_batches(labels, cfg.individuals, cfg.photos, cfg.seed, start)
+    if cfg.sampler == "shuffle":
+        return shuffled(len(labels), cfg.individuals * cfg.photos, cfg.seed, start)
+    raise CareError(f"The sampler is pk or shuffle, got {cfg.sampler!r}.")
 
 
 def prepare(data: LabelledCrops, cfg: TrainConfig, rows: np.ndarray, seed: int, device: torch.device) -> Batch:

@@ -20,6 +20,7 @@ class TrainConfig:
     seed: int = 0
 
     # batches
+    sampler: str = "pk"  # pk: P individuals with K photos each | shuffle: P*K photos, each once before any again
     epochs: float = 100.0  # passes over as many photos as there are
     individuals: int = 16  # P, in a forward pass
     photos: int = 4  # K, of each of them

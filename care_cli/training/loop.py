@@ -269,7 +269,7 @@ def _fitting(data: LabelledCrops, cfg: TrainConfig, say: Callable[[str], None]) 
         _check_points(data, cfg.method, say)
     else:
         data = replace(data, points=None)
-    if individuals < cfg.individuals:
+    if individuals < cfg.individuals and cfg.sampler == "pk":
         say(
             f"There are only {individuals} individuals: a batch has {individuals} of them instead of {cfg.individuals}."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -34,6 +35,18 @@ def pk_batches(labels: np.ndarray, individuals: int, photos: int, seed: int, sta
             continue
         rng = np.random.default_rng([seed, 1, number])
         yield np.concatenate([rng.choice(rows[name], photos, replace=len(rows[name]) < photos) for name in chosen])
+
+
+def shuffled(count: int, batch: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:
+    """Endless batches of rows of `count` photos, `(batch,) int64`: every photo once before any comes again.
+
+    seed, start  as of `pk_batches`
+    """
+    first = start * batch
+    for number in range(first, sys.maxsize, batch):
+        passes = range(number // count, (number + batch - 1) // count + 1)
+        orders = np.concatenate([np.random.default_rng([seed, 2, one]).permutation(count) for one in passes])
+        yield orders[number - passes[0] * count :][:batch]
 
 
 def _rounds(names: np.ndarray, individuals: int, seed: int) -> Iterator[list]:

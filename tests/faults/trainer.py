@@ -1,0 +1,68 @@
+"""A small training in a process that may be killed: `trainer.py` obeys folders, one a line of stdin.
+
+It imports torch once and forks for every order. The training's folder gets `weights` with their digest at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+EPOCHS = 20
+
+
+def main() -> None:
+    """Fork for every folder; say the process's id, and how it ended."""
+    import matplotlib.figure  # noqa: F401
+    import timm  # noqa: F401
+    import torch
+
+    from care_cli.training import loop  # noqa: F401
+
+    torch.set_num_threads(1)  # no thread may be there before a fork
+    print("ready", flush=True)
+    for line in sys.stdin:
+        process = os.fork()
+        if process == 0:
+            learn(Path(line.strip()))
+            os._exit(0)
+        print(process, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+
+
+def learn(folder: Path) -> None:
+    """Train on crops of noise, saving after every second step."""
+    import torch
+
+    from care_cli.records import KeypointScheme
+    from care_cli.training.augment import Augmentation
+    from care_cli.training.config import TrainConfig
+    from care_cli.training.data import LabelledCrops
+    from care_cli.training.loop import train
+    from care_cli.training.state import digest
+
+    rng = np.random.default_rng(0)
+    crops = rng.integers(0, 256, (32, 32, 32, 3), np.uint8)
+    points = np.concatenate([rng.random((32, 2, 2)), np.ones((32, 2, 1))], 2).astype(np.float32)
+    data = LabelledCrops(crops, np.repeat(np.arange(8), 4), points, KeypointScheme(("nose", "tail")))
+    small = {"backbone": "test_vit", "options": {"drop_path_rate": 0.1}, "input_size": 32, "accumulate": 1}
+    learned = {"individuals": 4, "optimizer": "adamw", "ema": 0.9, "augmentation": Augmentation()}
+    cfg = TrainConfig("ckpe", epochs=EPOCHS, validate_every=5, **small, **learned)
+
+    def validate(model: torch.nn.Module) -> dict[str, float]:
+        with torch.no_grad():
+            images = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+            return {"spread": float(model(images, torch.from_numpy(points)).std())}
+
+    trained = train(data, cfg, folder, validate=validate, device="cpu", save_every=2)
+    state = trained.model.state_dict()
+    weights = digest(state[name].numpy() for name in sorted(state))
+    rows = [{name: value for name, value in row.items() if name != "images_per_second"} for row in trained.history]
+    (folder / "weights").write_text(f"{weights} {trained.best} {rows}", encoding="ascii")
+
+
+if __name__ == "__main__":
+    main()
