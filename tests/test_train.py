@@ -15,7 +15,8 @@ from care_cli.checkpoints import read_header
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
 from care_cli.records import NamedPoint
-from care_cli.stages import trained
+from care_cli.stages import train, trained
+from care_cli.stages.train import examined
 from care_cli.stages.train_settings import overrides
 
 ANIMALS, SIGHTINGS = 12, 3
@@ -32,13 +33,13 @@ def herd(path: Path, animals: int = ANIMALS, sightings: int = SIGHTINGS) -> list
         run = catalogs.detect_run(catalog)
         for animal in range(animals):
             coat = rng.integers(30, 226, 3)
-            for time in range(sightings):
-                name = f"{animal}_{time}.PNG"
-                image = catalogs.add_photo(catalog, name, f"2024-05-{animal + 1:02} {6 * time:02}:00:00")
+            for visit in range(sightings):
+                name = f"{animal}_{visit}.PNG"
+                image = catalogs.add_photo(catalog, name, f"2024-05-{animal + 1:02} {6 * visit:02}:00:00")
                 pixels = (coat + rng.integers(-30, 30, (catalogs.HEIGHT, catalogs.WIDTH, 3))).clip(0, 255)
                 one = catalogs.crop_of(pixels.astype(np.uint8), catalogs.found(BOX))
                 ids += catalog.add_crops(run, image, [one])
-                if time == 0:
+                if visit == 0:
                     catalog.decide(Decision("create", crop_id=ids[-1], value=f"Animal {animal}"))
                 else:
                     animal_id = catalog.find_individual(f"Animal {animal}")
@@ -193,3 +194,32 @@ def test_settings_are_read_as_what_they_are():
     for text in ("neck=1", "individuals=2.5", "method=vit", "mean=grey", "clip"):
         with pytest.raises(CareError):
             overrides([text])
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, capfd):
+    """Ctrl-C while it validates for the second time, then the same command; beside one that nothing happened to."""
+    settings = ["--method", "vit", "--name", "kept", *TINY, "--epochs", "6", "--set", "validate_every=2"]
+    measured = []
+
+    def stopping(*arguments, **settings):
+        measured.append(len(measured))
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return examined(*arguments, **settings)
+
+    models = {}
+    for place in ("stopped", "whole"):
+        folder = tmp_path / place
+        folder.mkdir()
+        herd(folder / "care.db")
+        care = runner(monkeypatch, capfd, folder / "care.db")
+        if place == "stopped":
+            with monkeypatch.context() as patched:
+                patched.setattr(train, "examined", stopping)
+                assert care("train", *settings).code == 130
+            assert not (folder / "care.models" / "kept.safetensors").exists()
+        done = care("train", *settings, "--json")
+        assert done.code == 0, done.err
+        models[place] = done.json["models"][0]
+    assert models["stopped"]["resumed_from"] == 8 and models["whole"]["resumed_from"] is None  # a third of the steps
+    assert Path(models["stopped"]["file"]).read_bytes() == Path(models["whole"]["file"]).read_bytes()
