@@ -11,7 +11,19 @@ from care_cli.cli import output
 from care_cli.errors import CareError
 
 Pair = list[str] | None
-COLUMNS = ["size", "variant", "template", "points", "seeds", "top1", "top1_half", "mAP", "mAP_half", "paper_top1"]
+COLUMNS = [
+    "size",
+    "variant",
+    "template",
+    "points",
+    "seeds",
+    "top1",
+    "top1_half",
+    "mAP",
+    "mAP_half",
+    "paper_top1",
+    "paper_table",
+]
 
 
 def ablation(

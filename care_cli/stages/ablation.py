@@ -308,7 +308,7 @@ def table_rows(found: Mapping[str, Any]) -> list[dict]:
 
 def remarks(found: Mapping[str, Any]) -> list[str]:
     """What a reader of the table should know, a line each."""
-    lines = [f"{found['about'].capitalize()}. Per cent, ± half of a 95 % t-interval over seeds."]
+    lines = [f"{found['about'][0].upper()}{found['about'][1:]}. Per cent, ± half of a 95 % t-interval over seeds."]
     if any(row["published"] is not None for row in found["rows"]):
         lines.append(
             f"The paper's figures are of {found['published']['dataset']}, with pretrained weights and other animals in "
