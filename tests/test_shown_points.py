@@ -188,6 +188,18 @@ def test_a_species_that_nothing_was_carried_for_goes_without(catalog, extractor,
     np.testing.assert_allclose(vector(catalog, done["run"], fox), by_hand(model, catalog, fox, None), atol=1e-4)
 
 
+def test_a_crop_too_small_for_points_goes_without(catalog, extractor, embedder, model) -> None:
+    carry(catalog, extractor)
+    pixels = textures.photo(30)[0]
+    image = catalogs.add_photo(catalog, "small.PNG")
+    box = catalogs.found((50.0, 40.0, 5.0, 60.0), species="Lynx")
+    [small] = catalog.add_crops(catalog.latest_run("detect")["id"], image, [catalogs.crop_of(pixels, box)])
+    assert min(catalog.crop_frame([small])[small].size) < 8
+    done = embed(catalog, embedder)
+    assert counted(done) == (4, 1, 0) and done["damaged"] == []
+    np.testing.assert_allclose(vector(catalog, done["run"], small), by_hand(model, catalog, small, None), atol=1e-4)
+
+
 def test_an_extractor_that_is_not_here_is_said(catalog, extractor, embedder, tmp_path) -> None:
     weights = tmp_path / "moved.safetensors"
     weights.write_bytes(Path(extractor.file).read_bytes())

@@ -75,7 +75,7 @@ def remarks(identifier: Identifier, photos: Sequence[QueryPhoto]) -> list[str]:
     """Lines on what the model looked at, what the probabilities rest on, and what may be wrong with them."""
     answered = [query for photo in photos for query in photo.queries if query.candidates]
     told = points(identifier, photos)
-    lines = [shown_points.in_words(told)] if told else []
+    lines = [shown_points.in_words(told)] if told and told["with"] + told["without"] else []
     if any(query.calibration is None for query in answered):
         lines.append(
             f"{identifier.spec.name} is not calibrated for all of these, so there are similarities but no "

@@ -193,7 +193,8 @@ def _results(catalog: Catalog) -> Iterator[Finding]:
             "With their card connected, set them to person and back to animal: `care crops set CROP --category ...`.",
         )
     if stale := sum(len(shown_points.stale(catalog, run)) for run in catalog.index_runs()):
-        yield Finding(ADVICE, "embeddings", f"{stale} embeddings were made with older keypoints.", "Run `care index`.")
+        found = f"{stale} embeddings were made with older keypoints."
+        yield Finding(ADVICE, "embeddings", found, "Run `care index` again with the same model.")
     if without := catalog.animals_without_pixels():
         yield Finding(
             ADVICE,

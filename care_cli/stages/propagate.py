@@ -380,9 +380,14 @@ def carried(catalog: Catalog, crop_ids: Sequence[int], propagator: Propagator, b
 
 def _settled(one: Carried, found: Match, propagator: Propagator) -> Carried:
     """The crop with its points; without them when the network gave no numbers (pixels without any contrast)."""
-    if not (np.isfinite(found.kp_input).all() and np.isfinite(found.confidence).all()):
+    if not sound(found):
         return replace(one, pixels=None, failure="damaged")
     return replace(one, pixels=None, found=propagator.keypoints(found, one.frame))
+
+
+def sound(found: Match) -> bool:
+    """Did the network give numbers?"""
+    return bool(np.isfinite(found.kp_input).all() and np.isfinite(found.confidence).all())
 
 
 def _stored(catalog: Catalog, crop_ids: Sequence[int], page: int) -> Iterator[tuple[CropFrame, bytes]]:

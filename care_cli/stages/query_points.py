@@ -44,7 +44,7 @@ class QueryPoints:
         """Fill the points of a photo's animals: those that the catalog has, else new ones.
 
         New ones name the run that they may join, unless they are of another precision here. Animals of a species
-        that nothing was carried for, and those whose pixels are damaged, get none.
+        that nothing was carried for, those that are too small, and those whose pixels are damaged, get none.
         """
         known = self.catalog.keypoints(query.crop_id for query in photo.queries if query.crop_id)
         for query in photo.queries:
@@ -52,7 +52,7 @@ class QueryPoints:
                 continue
             query.keypoints, query.frame = known.get(query.crop_id), self._frame(photo, query)
             run = shown_points.run_for(self.runs, query.species or self.species)
-            if query.keypoints is not None or run is None:
+            if query.keypoints is not None or run is None or min(query.frame.size) < propagate.SMALLEST:
                 continue
             propagator, as_made = self._load(run)
             if propagator is None:
@@ -60,6 +60,8 @@ class QueryPoints:
             try:
                 [found] = propagator.points([query.jpeg])
             except CareError:
+                continue
+            if not propagate.sound(found):
                 continue
             query.keypoints = propagator.keypoints(found, query.frame)
             query.points_run = run["id"] if as_made else None

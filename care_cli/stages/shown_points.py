@@ -52,13 +52,14 @@ def hashes(catalog: Catalog, crop_ids: Sequence[int], scheme: KeypointScheme, ru
 
 
 def stale(catalog: Catalog, run: dict) -> list[int]:
-    """Crops whose embedding in a finished index was made with other points than they have today."""
+    """Crops with pixels whose embedding in a finished index was made with other points than they have today."""
     settings = json.loads(run["settings"])
     if (scheme := scheme_of(settings)) is None:
         return []
     made = catalog.embedding_hashes(run["id"])
-    today = hashes(catalog, list(made), scheme, settings.get("keypoints_run"))
-    return [crop_id for crop_id, own in made.items() if own != today[crop_id]]
+    crop_ids = sorted(set(made) - set(catalog.without_pixels(list(made))))
+    today = hashes(catalog, crop_ids, scheme, settings.get("keypoints_run"))
+    return [crop_id for crop_id in crop_ids if made[crop_id] != today[crop_id]]
 
 
 def _pages(
@@ -106,9 +107,10 @@ def carry(
     for page, found in _pages(catalog, crop_ids):
         frames = catalog.crop_frame(page)
         for crop_id in page:
-            known = found.get(crop_id)
-            run = run_for(runs, frames[crop_id].species)
-            if run is not None and not (known and set(known.names) & set(scheme.names)):
+            known, frame = found.get(crop_id), frames[crop_id]
+            run = run_for(runs, frame.species)
+            there = known is not None and not set(known.names).isdisjoint(scheme.names)
+            if run is not None and not there and frame.size and min(frame.size) >= propagate.SMALLEST:
                 wanted.setdefault(run["id"], (run, []))[1].append(crop_id)
     carried, reasons = 0, []
     for run, missing in wanted.values():
