@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from care_cli import engines
-from care_cli.encoders import FAMILIES, load_network, scheme_of
+from care_cli.encoders import FAMILIES, load_network
 from care_cli.errors import CareError
+from care_cli.headers import scheme_of
 from care_cli.preparation import Preparation
 from care_cli.records import KeypointScheme, ModelSpec
 from care_cli.weights import digest
@@ -29,8 +30,7 @@ class Embedder:
     def __init__(self, engine: engines.Engine, about: dict[str, Any]):
         self.settings: dict[str, Any] = about["settings"]
         self.dim: int = about["dim"]
-        keypoints = self.settings.get("keypoints")
-        self.scheme: KeypointScheme | None = scheme_of(keypoints) if keypoints else None
+        self.scheme: KeypointScheme | None = scheme_of(self.settings)
         self.preparation = Preparation(**about["preparation"])
         self.size = self.preparation.size
         engine.plan(self.size, self.size)

@@ -15,7 +15,8 @@ from care_cli import checkpoints
 from care_cli.backbones import STEM_VIT, stem_vit
 from care_cli.engines import Network
 from care_cli.errors import CareError
-from care_cli.records import KeypointScheme, ModelSpec
+from care_cli.headers import scheme_of
+from care_cli.records import ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -84,12 +85,7 @@ def build_embedder(
     from care_cli.keypoint_vit import KeypointViT
 
     how = {key: keypoints[key] for key in ("soft", "scale") if key in keypoints}
-    return KeypointViT(model, scheme_of(keypoints), keypoints["mode"], **how)
-
-
-def scheme_of(keypoints: dict[str, Any]) -> KeypointScheme:
-    """The categories of points that a header names."""
-    return KeypointScheme(tuple(keypoints["names"]), dict(keypoints.get("mirrors", {})))
+    return KeypointViT(model, scheme_of({"keypoints": keypoints}), keypoints["mode"], **how)
 
 
 def save_embedder(model: torch.nn.Module, path: Path, header: dict[str, Any]) -> None:

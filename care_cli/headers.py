@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from care_cli.errors import CareError
-from care_cli.records import CATEGORIES
+from care_cli.records import CATEGORIES, KeypointScheme
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 LABEL = 200  # characters of a class's or species' name
@@ -84,6 +84,14 @@ def check_values(where: str, values: dict[str, Any]) -> None:
             raise CareError(f"{where}: {key} must be {expected}, got {_shown(values[key])}")
     if isinstance(values.get("names"), list):
         check_labels(where, values["names"])
+
+
+def scheme_of(values: Any) -> KeypointScheme | None:
+    """The points that a model is shown, by its header or its settings in a run; None where these name none."""
+    keypoints = values.get("keypoints") if isinstance(values, dict) else None
+    if not _are_keypoints(keypoints):
+        return None
+    return KeypointScheme(tuple(keypoints["names"]), dict(keypoints.get("mirrors", {})))
 
 
 def _shown(value: Any) -> str:

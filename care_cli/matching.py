@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ class Candidate:
     individual: str
     similarity: float  # cosine, by the chosen score
     index: int  # of the best gallery entry
+    probability: float | None = None  # that it is the animal; None: the model is not calibrated
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,22 @@ class Thresholds:
 
     known: float
     new: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a model's similarities mean: the probability that a first candidate is the animal.
+
+    It is straight between the nodes (`similarity`, `probability`), both ascending, and level beyond them.
+    """
+
+    similarity: tuple[float, ...]
+    probability: tuple[float, ...]
+    thresholds: Thresholds
+    species: str | None = None  # that it was made for; None: all together
+    pairs: int = 0  # that it rests on
+    individuals: int = 0  # that these are of
+    ece: float = 0.0  # expected calibration error, on pairs of other individuals than it was fitted to
 
 
 def rank(
@@ -49,6 +66,20 @@ def rank(
         value = float(np.mean(similarity[counted]))
         ranked.append((-len(voters), -value, name, Candidate(name, value, entries[0])))
     return [candidate for *_, candidate in sorted(ranked, key=lambda entry: entry[:3])]
+
+
+def with_probabilities(candidates: Sequence[Candidate], calibration: Calibration) -> list[Candidate]:
+    """Candidates, the first one first, with the probability that each is the animal.
+
+    If the first is not the animal, the second is the first of those that remain: p_j = f(s_j) Π_{i<j} (1 - f(s_i)),
+    where f is the calibration. What is missing to 1 is the probability that it is none of them.
+    """
+    said, left = [], 1.0
+    for one in candidates:
+        first = float(np.interp(one.similarity, calibration.similarity, calibration.probability))
+        said.append(replace(one, probability=left * first))
+        left *= 1 - first
+    return said
 
 
 def shortlist(

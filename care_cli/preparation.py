@@ -47,6 +47,16 @@ class Preparation:
         left, top = (round((side - self.size) / 2) for side in padded)
         return np.array(image.crop((left, top, left + self.size, top + self.size)))
 
+    def covered(self, size: Size) -> tuple[float, float, float, float]:
+        """The rectangle `x, y, w, h` px of a picture of `size` that the input shows; beyond the picture: filled in."""
+        fitted = self._fitted(size)
+        scale = [before / after for before, after in zip(size, fitted, strict=True)]
+        padded = [max(side, self.size) for side in fitted]
+        start = [
+            round((outer - self.size) / 2) - (outer - side) // 2 for outer, side in zip(padded, fitted, strict=True)
+        ]
+        return start[0] * scale[0], start[1] * scale[1], self.size * scale[0], self.size * scale[1]
+
     def _fitted(self, size: Size) -> Size:
         """Width and height in px that a picture is resized to before anything is cut off or filled in."""
         target = math.floor(self.size / self.crop_pct)

@@ -40,7 +40,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "keypoint_vit": (LEAVES, {"torch", "timm"}),
     "embedders": (FILES | {"engines", "encoders", "preparation"}, set()),
     "encoders": (FILES | {"engines", "backbones", "keypoint_vit"}, {"torch", "timm", "open_clip"}),
-    "explain": (FILES | {"encoders", "keypoint_vit", "backbones", "registry"}, {"torch", "timm"}),
+    "explain": (FILES | {"encoders", "keypoint_vit", "preparation"}, {"torch", "timm"}),
     "preparation": (LEAVES, set()),
     "training": (
         FILES | {"training", "backbones", "keypoint_vit", "embedders", "encoders", "detectors", "yolo", "registry",
@@ -52,7 +52,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
         FILES | {"features", "engines", "encoders", "registry"},
         {"torch", "torchvision", "timm", "diffusers", "transformers"},
     ),
-    "keypoints": (FILES | {"keypoints", "features", "encoders", "backbones", "registry"}, {"torch", "timm"}),
+    "keypoints": (FILES | {"keypoints", "features", "encoders", "backbones", "registry", "explain"}, {"torch", "timm"}),
     "search": (LEAVES, {"numkong"}),
     "matching": (LEAVES, set()),
     "registry": (FILES | {"pipelines"}, set()),

@@ -99,7 +99,11 @@ DAMAGE = {
     "an index": ("DROP INDEX crops_by_image", "problem", "schema"),
     "no pixels": ("DELETE FROM crop_pixels WHERE crop_id = 2", "advice", "pixels"),
     "an interrupted run": ("UPDATE runs SET finished_at = NULL WHERE id = 2", "advice", "runs"),
-    "old keypoints": ("UPDATE embeddings SET keypoints_hash = 'x' WHERE crop_id = 1", "advice", "embeddings"),
+    "old keypoints": (
+        """UPDATE runs SET settings = '{"keypoints": {"names": ["nose"], "mode": "ckpe"}}' WHERE command = 'index'""",
+        "advice",
+        "embeddings",
+    ),
     "a clock": ("UPDATE images SET captured_at = '1992-01-01 00:00:00' WHERE id = 1", "advice", "clock"),
     "weights": ("UPDATE models SET spec = json_set(spec, '$.file', '/absent.pt')", "advice", "models"),
     "an orphan": ("INSERT INTO images (state) VALUES ('unseen')", "advice", "orphans"),

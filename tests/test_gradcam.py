@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from care_cli import registry
+from care_cli import explain, registry
 from care_cli.errors import CareError
 from care_cli.keypoints import gradcam
 
@@ -62,7 +62,7 @@ def test_a_map_worked_by_hand():
     pixels = torch.tensor([red, green, [[9.0, 9.0], [9.0, 9.0]]])[None]
     # the ReLU is shut where A_1 is 0: there its gradient is 0 and the first weight is 3 * 3/4 / 4
     expected = np.maximum(3 * 0.75 * np.array(red) - 2 * np.array(green), 0) / 4
-    heat = gradcam.gradcam_resnet(toy(), pixels, lambda y: y[0, 0])
+    heat = explain.gradcam_cnn(toy(), pixels, lambda y: y[0, 0])
     np.testing.assert_allclose(heat, expected, rtol=1e-6)
     assert toy().stage.weight.grad is None
 
@@ -83,7 +83,7 @@ def test_weights_of_channels_are_finite_differences(name, options, stage):
     model = timm.create_model(name, pretrained=False, num_classes=0, **options).double().eval()
     pixels = torch.randn((1, 3, 64, 64), dtype=torch.float64)
     prototype = torch.randn(model.num_features, dtype=torch.float64)
-    score = gradcam.cosine_to(prototype)
+    score = explain.cosine_to(prototype)
     tokens = stage.endswith("norm1")
     prefix = model.num_prefix_tokens if tokens else 0
     held = {}
@@ -108,8 +108,8 @@ def test_weights_of_channels_are_finite_differences(name, options, stage):
     maps = maps[prefix:].T.reshape(channels, 4, 4) if tokens else maps
     cells = maps.shape[1] * maps.shape[2]
     expected = ((slopes / cells)[:, None, None] * maps).sum(0).clip(0)
-    assert gradcam.is_vit(model) == tokens
-    heat = (gradcam.gradcam_vit if tokens else gradcam.gradcam_resnet)(model, pixels, score)
+    assert explain.is_vit(model) == tokens
+    heat = (explain.gradcam_vit if tokens else explain.gradcam_cnn)(model, pixels, score)
     assert expected.max() > 0
     np.testing.assert_allclose(heat, expected, rtol=1e-4, atol=1e-6 * expected.max())
 

@@ -40,7 +40,7 @@ HOSTILE = (
     "-2+3",
 )
 ELEMENTS = {"html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "p", "nav", "a", "button", "main",
-            "section", "figure", "figcaption", "div", "span", "img", "i", "b", "strong", "small", "script", "br",
+            "section", "h3", "figure", "figcaption", "div", "span", "img", "i", "b", "strong", "small", "script", "br",
             "em", "details", "summary", "ol", "ul", "li", "footer", "table", "tr", "td", "th"}  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from care_cli import cli, encoders, registry
 from care_cli.errors import CareError
+from care_cli.matching import Thresholds
 from care_cli.records import Selection
 from care_cli.stages import doctor, identify, index, individuals
 from care_cli.stages.identify import IdentifyConfig
@@ -97,18 +98,18 @@ def test_another_detector_is_used_and_never_becomes_the_surveys(catalog, shared,
 
 def test_thresholds_come_in_pairs(catalog, card, tmp_path):
     photo = card / "IMG_2.PNG"
-    assert ask(catalog, photo)[0].thresholds == identify.Thresholds(0.8, 0.4)
-    assert ask(catalog, photo, known=0.9)[0].thresholds == identify.Thresholds(0.9, 0.4)
+    assert ask(catalog, photo)[0].verdicts.thresholds() == Thresholds(0.8, 0.4)
+    assert ask(catalog, photo, known=0.9)[0].verdicts.thresholds() == Thresholds(0.9, 0.4)
     with pytest.raises(CareError, match=r"0\.4 is above 0\.3.*model's own"):
         ask(catalog, photo, known=0.3)
     model = encoders.build_backbone("vit_tiny_patch16_224", **TINY)
     encoders.save_embedder(model, tmp_path / "plain.safetensors", HEADER)
     index.run(catalog, index.IndexConfig(registry.find(tmp_path / "plain.safetensors", task="embedder")))
-    assert ask(catalog, photo)[0].thresholds is None
+    assert ask(catalog, photo)[0].verdicts.thresholds() is None
     for one in ({"known": 0.4}, {"new_below": 0.2}):
         with pytest.raises(CareError, match="both --known and --new-below"):
             ask(catalog, photo, **one)
-    assert ask(catalog, photo, known=0.4, new_below=0.2)[0].thresholds == identify.Thresholds(0.4, 0.2)
+    assert ask(catalog, photo, known=0.4, new_below=0.2)[0].verdicts.thresholds() == Thresholds(0.4, 0.2)
 
 
 @pytest.mark.parametrize(

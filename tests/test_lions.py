@@ -12,7 +12,7 @@ from care_cli import registry
 from care_cli.catalog import Catalog
 from care_cli.evaluation.metrics import leave_one_out
 from care_cli.exchange.dataset_table import Dataset
-from care_cli.stages import import_dataset, index
+from care_cli.stages import evaluate_reid, import_dataset, index
 
 
 def outside_care(folder: Path, weights: Path) -> tuple[list[str], np.ndarray]:
@@ -62,7 +62,13 @@ def test_lions_through_the_catalog_equal_plain_timm(shared: Path, tmp_path: Path
         individuals = catalog.names_of_crops()
         order = np.argsort(stored.ids)
         ours = leave_one_out(stored.vectors[order], [individuals[int(i)] for i in stored.ids[order]])
+        examined = evaluate_reid.run(catalog, evaluate_reid.EvaluateConfig(models=(spec,)))
     names, vectors = outside_care(folder, weights)
     assert imported["images"] == len(names) == indexed["new"] == ours["queries"]
     assert (ours["top1"], ours["mAP"]) == pytest.approx(plain_leave_one_out(names, vectors), abs=1e-6)
+    figures = examined["rows"][0]["metrics"]
+    assert (figures["top1"]["mean"], figures["mAP"]["mean"]) == pytest.approx(
+        plain_leave_one_out(names, vectors), abs=1e-6
+    )
+    assert examined["data"]["individuals"] == len(set(names))
     print(f"lions: top-1 {ours['top1']:.4f}, mAP {ours['mAP']:.4f}, {ours['queries']} queries")

@@ -12,7 +12,9 @@ from care_cli.evaluation.metrics import Answers, answered, cmc, columns, figures
 def one_query(similarity: list[float], same: list[bool]) -> Answers:
     """A query against a gallery in which `same` says who is the animal."""
     gallery = np.arange(1, len(same) + 1)
-    return answered(np.array([similarity]), np.array([same]), np.ones((1, len(same)), bool), np.array([0]), gallery)
+    return answered(
+        np.array([similarity]), np.array([same], bool), np.ones((1, len(same)), bool), np.array([0]), gallery
+    )
 
 
 def test_a_ranked_list_by_hand() -> None:

@@ -15,7 +15,8 @@ from care_cli.checkpoints import read_header
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
 from care_cli.records import NamedPoint
-from care_cli.stages import trained
+from care_cli.stages import train, trained
+from care_cli.stages.train import examined
 from care_cli.stages.train_settings import overrides
 
 ANIMALS, SIGHTINGS = 12, 3
@@ -32,13 +33,13 @@ def herd(path: Path, animals: int = ANIMALS, sightings: int = SIGHTINGS) -> list
         run = catalogs.detect_run(catalog)
         for animal in range(animals):
             coat = rng.integers(30, 226, 3)
-            for time in range(sightings):
-                name = f"{animal}_{time}.PNG"
-                image = catalogs.add_photo(catalog, name, f"2024-05-{animal + 1:02} {6 * time:02}:00:00")
+            for visit in range(sightings):
+                name = f"{animal}_{visit}.PNG"
+                image = catalogs.add_photo(catalog, name, f"2024-05-{animal + 1:02} {6 * visit:02}:00:00")
                 pixels = (coat + rng.integers(-30, 30, (catalogs.HEIGHT, catalogs.WIDTH, 3))).clip(0, 255)
                 one = catalogs.crop_of(pixels.astype(np.uint8), catalogs.found(BOX))
                 ids += catalog.add_crops(run, image, [one])
-                if time == 0:
+                if visit == 0:
                     catalog.decide(Decision("create", crop_id=ids[-1], value=f"Animal {animal}"))
                 else:
                     animal_id = catalog.find_individual(f"Animal {animal}")
@@ -100,3 +101,125 @@ def test_ckpe_learns_from_the_points_there_are(care, survey):
     header = read_header(Path(done.json["models"][0]["file"]))
     assert header["keypoints"]["names"] == ["left_eye", "nose", "right_eye"]
     assert header["keypoints"]["mirrors"] == {"left_eye": "right_eye", "right_eye": "left_eye"}
+
+
+# -- bad input
+
+
+def test_what_cannot_be_trained_is_refused_and_leaves_nothing(care, survey):
+    for said, reason in (
+        (["--name", "dinov2-base"], "There is a model 'dinov2-base' already"),
+        (["--name", "../x"], "letters, digits"),
+        (["--backbone", "no_such_net"], "timm has no model"),
+        (["--method", "magic"], "There is no method 'magic'"),
+        (["--batch", "sixteen"], "such as 16x4"),
+        (["--set", "epoks=3"], "NAME=VALUE"),
+        (["--set", "epochs=many"], "epochs is a number"),
+        (["--set", "augmentation.flop=1"], "NAME=VALUE"),
+        (["--split-by", "colour"], "split is by individual, event, site, random"),
+        (["--weights", "no-such-weights"], "there is no model"),
+        (["--species", "Yeti"], "No crop of Yeti shows a named animal"),
+        (["--split", "other", "--test", "0.79"], "the training part has 1"),
+    ):
+        done = care("train", "--method", "vit", *TINY, *said)
+        assert done.code == 2 and reason in done.err, (said, done.err)
+    assert not survey.with_name("care.models").exists()
+    with Catalog(survey) as catalog:
+        assert catalog.latest_run("train") is None
+
+
+def test_one_animal_or_none_is_refused(tmp_path, monkeypatch, capfd):
+    for animals, reason in ((0, "shows a named animal"), (1, "'train' empty")):
+        path = tmp_path / f"{animals}.db"
+        herd(path, animals)
+        done = runner(monkeypatch, capfd, path)("train", "--method", "vit", *TINY)
+        assert done.code == 2 and reason in done.err
+
+
+def test_animals_seen_once_are_learned_from_but_find_nobody(tmp_path, monkeypatch, capfd):
+    herd(tmp_path / "care.db", ANIMALS, sightings=1)
+    care = runner(monkeypatch, capfd, tmp_path / "care.db")
+    done = care("train", "--method", "vit", *TINY)
+    assert done.code == 2 and "no animal has two crops in the test part" in done.err
+
+
+def test_damaged_pixels_are_left_out_and_named(care, survey):
+    done = care("train", "--method", "vit", *TINY, "--show-split", "--json")
+    with Catalog(survey) as catalog:
+        parts = catalog.split_parts(done.json["split"])
+        hurt = next(crop for crop, part in parts.items() if part == "train")
+        with catalog.transaction():
+            catalog.replace_pixels(hurt, b"no picture")
+    done = care("train", "--method", "vit", *TINY, "--json")
+    assert done.code == 1 and f"Crops whose pixels are damaged: {hurt}." in done.err
+    header = read_header(Path(done.json["models"][0]["file"]))
+    assert hashlib.sha256(b"no picture").hexdigest() not in header["training"]["crops"]
+    assert len(header["training"]["crops"]) == 8 * SIGHTINGS - 1
+
+
+def test_a_model_s_name_stays_its_own(care, survey):
+    first = care("train", "--method", "vit", "--name", "reds", *TINY, "--json").json["models"][0]
+    pixels = Path(first["file"]).read_bytes()
+    done = care("train", "--method", "wildlife", "--name", "reds", *TINY)
+    assert done.code == 2 and "'reds' already" in done.err and Path(first["file"]).read_bytes() == pixels
+    Path(first["file"]).unlink()
+    lost = care("index", "--model", "reds")
+    assert lost.code == 2 and "not on this machine" in lost.err
+    again = care("train", "--method", "vit", "--name", "reds", *TINY, "--json").json["models"][0]
+    assert again["run"] == first["run"] and Path(first["file"]).read_bytes() == pixels  # what was kept is used
+
+
+def test_seeds_are_models_of_their_own_and_weights_can_be_begun_from(care, survey):
+    done = care("train", "--method", "vit", "--name", "pair", "--seeds", 2, *TINY, "--json")
+    assert [model["name"] for model in done.json["models"]] == ["pair-0", "pair-1"]
+    files = [Path(model["file"]) for model in done.json["models"]]
+    assert files[0].read_bytes() != files[1].read_bytes()
+    more = care("train", "--method", "wildlife", "--weights", "pair-0", *TINY[2:], "--json")
+    assert more.code == 0, more.err
+    header = read_header(Path(more.json["models"][0]["file"]))
+    assert header["architecture"] == "test_vit" and header["training"]["begun_from"] == "pair-0"
+    assert "learns from scratch" in done.err and "learns from scratch" not in more.err
+
+
+def test_settings_are_read_as_what_they_are():
+    texts = ["ema=0.999", "neck=true", "mean=[0.5, 0.5, 0.5]", "augmentation.crop=0.7", "optimizer=adamw", "clip=null"]
+    assert overrides(texts) == {
+        "ema": 0.999,
+        "neck": True,
+        "mean": (0.5, 0.5, 0.5),
+        "augmentation.crop": 0.7,
+        "optimizer": "adamw",
+        "clip": None,
+    }
+    for text in ("neck=1", "individuals=2.5", "method=vit", "mean=grey", "clip"):
+        with pytest.raises(CareError):
+            overrides([text])
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, capfd):
+    """Ctrl-C while it validates for the second time, then the same command; beside one that nothing happened to."""
+    settings = ["--method", "vit", "--name", "kept", *TINY, "--epochs", "6", "--set", "validate_every=2"]
+    measured = []
+
+    def stopping(*arguments, **settings):
+        measured.append(len(measured))
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return examined(*arguments, **settings)
+
+    models = {}
+    for place in ("stopped", "whole"):
+        folder = tmp_path / place
+        folder.mkdir()
+        herd(folder / "care.db")
+        care = runner(monkeypatch, capfd, folder / "care.db")
+        if place == "stopped":
+            with monkeypatch.context() as patched:
+                patched.setattr(train, "examined", stopping)
+                assert care("train", *settings).code == 130
+            assert not (folder / "care.models" / "kept.safetensors").exists()
+        done = care("train", *settings, "--json")
+        assert done.code == 0, done.err
+        models[place] = done.json["models"][0]
+    assert models["stopped"]["resumed_from"] == 8 and models["whole"]["resumed_from"] is None  # a third of the steps
+    assert Path(models["stopped"]["file"]).read_bytes() == Path(models["whole"]["file"]).read_bytes()

@@ -1,5 +1,6 @@
 """The catalog: the one SQLite file of a survey, and the only room with SQL in it."""
 
+from care_cli.catalog.calibrations import CalibrationsTable
 from care_cli.catalog.crops import CropsTable
 from care_cli.catalog.embeddings import EmbeddingsTable
 from care_cli.catalog.exchange import ExchangeQueries
@@ -22,6 +23,7 @@ class Catalog(
     TemplatesTable,
     KeypointsTable,
     EmbeddingsTable,
+    CalibrationsTable,
     SplitsTable,
     IdentityLog,
     Health,

@@ -29,6 +29,13 @@ class EmbeddingsTable:
         )
         return [row["id"] for row in rows]
 
+    def embedding_hashes(self, run_id: int, crop_ids: Sequence[int] | None = None) -> dict[int, str | None]:
+        """The hashes of the points that a run's embeddings were made with, by crop id; of all crops, or some."""
+        some = "" if crop_ids is None else "AND crop_id IN (SELECT value FROM json_each(:ids))"
+        ids = json.dumps([int(crop_id) for crop_id in crop_ids or ()])
+        rows = f"SELECT crop_id, keypoints_hash FROM embeddings WHERE run_id = :run {some} ORDER BY crop_id"
+        return dict(self._fetched(rows, {"run": run_id, "ids": ids})[1])
+
     def without_pixels(self, crop_ids: Sequence[int]) -> list[int]:
         """Those of `crop_ids` that have no pixels, in the order given."""
         rows = self.rows(
@@ -38,28 +45,41 @@ class EmbeddingsTable:
         return [row["id"] for row in rows]
 
     def add_embeddings(
-        self, run_id: int, crop_ids: Sequence[int], vectors: np.ndarray, digests: Sequence[bytes] | None = None
+        self,
+        run_id: int,
+        crop_ids: Sequence[int],
+        vectors: np.ndarray,
+        digests: Sequence[bytes] | None = None,
+        hashes: Sequence[str | None] | None = None,
     ) -> None:
         """Write `vectors (N, D) float32, L2 norm 1` for crops `(N,)`; one transaction.
 
         A crop that ceased to be an animal meanwhile is passed over, and so is one whose pixels are no longer those
-        of which `digests` (SHA-256) were taken: a person may have been made black in it.
+        of which `digests` (SHA-256) were taken: a person may have been made black in it. `hashes` are of the points
+        that the vectors were made with; a vector of a crop that was made with others makes room, any other stays.
         """
         vectors = np.ascontiguousarray(vectors, "<f4")
         norms = np.linalg.norm(vectors, axis=1)
         if not np.allclose(norms, 1, atol=TOLERANCE):
             raise CareError(f"Embeddings have norm 1, but the model gave {norms.min():.4g} to {norms.max():.4g}.")
+        none = [None] * len(vectors)
         with self.transaction():
-            rows = list(zip(crop_ids, vectors, digests or [None] * len(vectors), strict=True))
+            rows = list(zip(crop_ids, vectors, digests or none, hashes or none, strict=True))
             stored = self.pixels(crop_ids) if digests else {}
+            rows = [
+                (run_id, vectors.shape[1], vector.tobytes(), shown, crop)
+                for crop, vector, digest, shown in rows
+                if digest is None or hashlib.sha256(stored.get(crop, b"")).digest() == digest
+            ]
+            if hashes:
+                self.db.conn.executemany(
+                    "DELETE FROM embeddings WHERE run_id = ? AND crop_id = ? AND keypoints_hash IS NOT ?",
+                    [(run_id, crop, shown) for run_id, _, _, shown, crop in rows],
+                )
             self.db.conn.executemany(
-                "INSERT OR IGNORE INTO embeddings (run_id, crop_id, dim, vector) "
-                "SELECT ?, id, ?, ? FROM crops WHERE id = ? AND category = 'animal'",
-                (
-                    (run_id, vectors.shape[1], row.tobytes(), crop)
-                    for crop, row, digest in rows
-                    if digest is None or hashlib.sha256(stored.get(crop, b"")).digest() == digest
-                ),
+                "INSERT OR IGNORE INTO embeddings (run_id, crop_id, dim, vector, keypoints_hash) "
+                "SELECT ?1, id, ?2, ?3, ?4 FROM crops WHERE id = ?5 AND category = 'animal'",
+                rows,
             )
 
     def embeddings(self, run_id: int) -> Embeddings:

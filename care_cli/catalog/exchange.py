@@ -101,6 +101,15 @@ class ExchangeQueries:
         )
         return {row["name"] for row in rows}
 
+    def datasets_imported(self, crop_ids: Iterable[int]) -> set[str]:
+        """What the data sets are called that named some of these crops."""
+        rows = self.rows(
+            "SELECT DISTINCT json_extract(evidence, '$.dataset') AS name FROM decisions WHERE source = 'import' "
+            "AND crop_id IN (SELECT value FROM json_each(?)) AND name IS NOT NULL",
+            (json.dumps(list(crop_ids)),),
+        )
+        return {row["name"] for row in rows}
+
     def count_imported(self, image_ids: Iterable[int]) -> dict[str, int]:
         """Imported crops of these images, their individuals, and how many have no name."""
         return self.rows(

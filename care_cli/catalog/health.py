@@ -140,14 +140,6 @@ class Health:
             ]
         return bad
 
-    def stale_embeddings(self) -> int:
-        """Embeddings made with keypoints that are no longer those of the crop."""
-        rows = self.rows(
-            "SELECT embeddings.crop_id, keypoints_hash, json_extract(settings, '$.keypoints_run') AS run "
-            "FROM embeddings JOIN runs ON runs.id = run_id WHERE keypoints_hash IS NOT NULL"
-        )
-        return sum(self.keypoints_hash(row["crop_id"], row["run"]) != row["keypoints_hash"] for row in rows)
-
     def bad_templates(self) -> list[str]:
         """What is wrong with templates' points, in words, each with its template's name."""
         templates = self.templates()

@@ -255,14 +255,6 @@ class KeypointsTable:
         )
         return {row["id"]: row["sha256"] for row in rows}
 
-    def keypoints_hash(self, crop_id: int, run_id: int) -> str | None:
-        """SHA-256 of a crop's points of one run, for embeddings made with them; None without points."""
-        points = self.rows(
-            "SELECT name, x, y, visible FROM keypoints WHERE crop_id = ? AND run_id = ? ORDER BY name",
-            (crop_id, run_id),
-        )
-        return hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest() if points else None
-
 
 def point_faults(points: Sequence[NamedPoint], size: tuple[int, int] | None) -> list[str]:
     """What is wrong with points, px of a photo of `size` (width, height), if that is known: in words, a line each."""

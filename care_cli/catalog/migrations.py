@@ -116,9 +116,9 @@ CREATE TABLE calibrations (         -- what a model's similarities mean, learned
   model_id    INTEGER NOT NULL REFERENCES models(id),
   species     TEXT,                 -- null: of all species together
   settings    TEXT NOT NULL CHECK (json_valid(settings)),  -- all that changes the curve: precision, score, ...
-  curve       TEXT NOT NULL CHECK (json_valid(curve)),     -- from similarity to probability
-  known       REAL NOT NULL,        -- probability from which the best candidate is the animal
-  new         REAL NOT NULL,        -- probability below which nobody is
+  curve       TEXT NOT NULL CHECK (json_valid(curve)),     -- from similarity to probability, and how reliable
+  known       REAL NOT NULL,        -- similarity from which the first candidate is the animal
+  new         REAL NOT NULL,        -- similarity below which it is none of them
   pairs       INTEGER NOT NULL,     -- that it rests on
   individuals INTEGER NOT NULL,     -- that the pairs are of
   ece         REAL NOT NULL,        -- expected calibration error, on pairs it was not fitted to

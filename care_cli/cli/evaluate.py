@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
+from care_cli.cli import ablation, calibrate, examine, output
 from care_cli.cli import extractors as options
-from care_cli.cli import output
 from care_cli.errors import CareError
 
-app = typer.Typer(no_args_is_help=True, help="Measure on animals whose truth is known.")
+app = typer.Typer()
+app.callback(invoke_without_command=True)(examine.evaluate)
+
+app.command("calibrate")(calibrate.calibrate)
+app.command("ablation")(ablation.ablation)
 
 Number = int | None
 WORST = 5  # points that are shown of a species

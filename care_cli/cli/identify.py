@@ -25,7 +25,7 @@ def identify(
     score: Annotated[str, typer.Option(help="One score per individual: best, mean or vote.")] = "best",
     m: Annotated[int, typer.Option("--mean-of", help="Matches that --score mean averages.", min=1)] = 3,
     k: Annotated[int, typer.Option("--neighbours", help="Neighbours that --score vote asks.", min=1)] = 5,
-    known: Annotated[float | None, typer.Option(help="Similarity from which it is the best candidate.")] = None,
+    known: Annotated[float | None, typer.Option(help="Similarity from which it is the first candidate.")] = None,
     new_below: Annotated[float | None, typer.Option(help="Similarity below which it is a new animal.")] = None,
     species: Annotated[str | None, typer.Option(help="Compare with animals of this species only.")] = None,
     site: Annotated[str | None, typer.Option(help="Compare with animals seen at this site only.")] = None,
@@ -77,6 +77,8 @@ def identify(
             output.emit(answers.contract(identifier, photos))
         else:
             show(ctx, answers.contract(identifier, photos))
+        for line in answers.remarks(identifier, photos):
+            output.notice(ctx)(line)
         if cfg.name is not None:
             done = stage.confirm(identifier, photos, crop)
             said = f"decision {done['decisions'][0]}" if done["decisions"] else "as it was already"
@@ -102,12 +104,14 @@ def show(ctx: typer.Context, answer: dict) -> None:
                 rows.append(first | {"verdict": crop["category"]})
                 continue
             for place, one in enumerate(crop["candidates"] or [{}], 1):
-                line = {"rank": place, "individual": one.get("individual"), "similarity": one.get("similarity"),
-                        "gallery_crop": one.get("crop")}  # fmt: skip
+                line = {"rank": place} | {name: one.get(name) for name in ("individual", "similarity", "probability")}
+                line["gallery_crop"] = one.get("crop")
                 rows.append((first if place == 1 else {}) | line)
     blank = {"photo": " ", "crop": " ", "species": " ", "verdict": " "}
     lines = [{"why": " "} | (row if "photo" in row else blank | row) for row in rows]
-    columns = ["photo", "crop", "species", "verdict", "rank", "individual", "similarity", "gallery_crop"]
+    columns = ["photo", "crop", "species", "verdict", "rank", "individual", "similarity"]
+    columns += ["probability"] if any(line.get("probability") is not None for line in lines) else []
+    columns += ["gallery_crop"]
     columns += ["why"] if any(line["why"] != " " for line in lines) else []
     if lines:
         print("\n".join(output.text_table(lines, columns)))

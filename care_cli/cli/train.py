@@ -21,7 +21,7 @@ def train(
         str | None, typer.Option(help="tiny, small, base, large, huge, or timm's name.  [default: by device]")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="To begin from: a registry name or a file.  [default: from scratch]")
+        str | None, typer.Option(help="To begin from: a model's name, or a file.  [default: from scratch]")
     ] = None,
     species: Annotated[str | None, typer.Option(help="Only crops of this species.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the photos.", min=0)] = None,

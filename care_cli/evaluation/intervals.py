@@ -7,9 +7,13 @@ drawn again is whose queries count.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from care_cli.evaluation.metrics import figures
+
+Columns = Mapping[str, np.ndarray]  # what each query adds to each metric: `metrics.columns`
 
 DRAWS = 1000
 LEAST_CLUSTERS = 3  # of fewer animals, draws say nothing
@@ -46,3 +50,54 @@ def ends(values: np.ndarray) -> tuple[float | None, float | None]:
         return None, None
     low, high = np.percentile(again, [2.5, 97.5])
     return float(low), float(high)
+
+
+def summary(models: Sequence[Columns], individuals: np.ndarray, seed: int = 0) -> dict[str, dict]:
+    """Of each metric over models that differ in their seeds: `{mean, half, values, low, high}`.
+
+    `half` and `values` are over seeds (`t_interval`), `low` and `high` over animals, of what the models say on
+    average. `models` hold what each of the same queries adds (`metrics.columns`), `individuals (Q,)` whose they are.
+    """
+    each = [figures(values, individuals) for values in models]
+    over = figures(_averaged(models), individuals, drawn(animals(models[0], individuals), seed=seed))
+    return {name: _figure([float(one[name][0]) for one in each], over[name]) for name in over}
+
+
+def difference(
+    one: Sequence[Columns], other: Sequence[Columns], individuals: np.ndarray, seeds: int = 0, seed: int = 0
+) -> dict[str, dict]:
+    """Of each metric by how much the models of `one` lie above those of `other`, asked the same: `{mean, low, high}`.
+
+    Where the first `seeds` models of both were trained with the same seeds, and there are two or more, the interval
+    is Student's over the differences seed by seed; else the paired bootstrap over animals of what each says on
+    average.
+    """
+    if seeds > 1:
+        pairs = [
+            (figures(a, individuals), figures(b, individuals)) for a, b in zip(one[:seeds], other[:seeds], strict=True)
+        ]
+        found = {name: t_interval([float(a[name][0] - b[name][0]) for a, b in pairs]) for name in pairs[0][0]}
+        return {
+            name: {"mean": x["mean"], "low": x["mean"] - x["half"], "high": x["mean"] + x["half"]}
+            for name, x in found.items()
+        }
+    weights = drawn(animals(one[0], individuals), seed=seed)
+    above, below = (figures(_averaged(models), individuals, weights) for models in (one, other))
+    return {
+        name: {"mean": float(value[0]), **dict(zip(("low", "high"), ends(value), strict=True))}
+        for name, value in ((name, above[name] - below[name]) for name in above)
+    }
+
+
+def animals(values: Columns, individuals: np.ndarray) -> int:
+    """How many animals have a query with a right crop."""
+    return len(np.unique(np.asarray(individuals)[~np.isnan(values["top1"])]))
+
+
+def _averaged(models: Sequence[Columns]) -> Columns:
+    return {name: np.mean([values[name] for values in models], axis=0) for name in models[0]}
+
+
+def _figure(values: Sequence[float], over: np.ndarray) -> dict:
+    low, high = ends(over)
+    return {**t_interval(values), "low": low, "high": high}

@@ -63,31 +63,34 @@ def answered(
     same        (Q, G) bool, shows the gallery crop the query's animal?
     allowed     (Q, G) bool, is it compared at all? (not with itself)
     """
-    if not similarity.shape[1]:
-        gallery, (similarity, same, allowed) = np.array([-1]), np.zeros((3, len(queries), 1))
-    allowed = allowed.astype(bool)
-    similarity = np.where(allowed, similarity, -np.inf).astype(np.float32)
-    same = same.astype(bool) & allowed
-    order = np.lexsort((same, -similarity), axis=-1)
-    ranked = np.take_along_axis(same, order, 1)
-    right, compared, rows = same.sum(1), allowed.sum(1), np.arange(len(queries))
-    ranks = np.arange(1, ranked.shape[1] + 1)
-    first = np.where(right, ranked.argmax(1), 0)
-    last = np.where(right, ranked.shape[1] - ranked[:, ::-1].argmax(1), 0)
-    with np.errstate(invalid="ignore"):
-        precision = (np.cumsum(ranked, 1) / ranks * ranked).sum(1) / right
-    top, match = order[rows, 0], order[rows, first]
+    count = len(queries)
+    gallery = np.append(gallery, -1)  # and nobody, for queries that are compared with none
+    outside = np.full((count, 1), -np.inf, np.float32)
+    own, other = (
+        np.hstack([np.where(kind & allowed, similarity, -np.inf).astype(np.float32), outside]) for kind in (same, ~same)
+    )
+    right = np.isfinite(own).sum(1)
+    first, last = np.zeros((2, count), np.int64)
+    precision = np.full(count, np.nan)
+    for row, wrong in enumerate(np.sort(other, axis=1)):
+        if right[row]:
+            similar = np.sort(own[row])[: -right[row] - 1 : -1]  # to its own animal's crops, the nearest first
+            place = np.arange(1, right[row] + 1)
+            rank = place + len(wrong) - np.searchsorted(wrong, similar)  # after all wrong ones that are as similar
+            first[row], last[row], precision[row] = rank[0], rank[-1], np.mean(place / rank)
+    every, match, mistake = np.arange(count), own.argmax(1), other.argmax(1)
+    wins = own[every, match] > other[every, mistake]
     return Answers(
         query=np.asarray(queries, np.int64),
-        compared=compared,
+        compared=allowed.sum(1),
         right=right,
-        first=np.where(right, first + 1, 0),
+        first=first,
         last=last,
         precision=precision,
-        answer=np.where(compared, gallery[top], -1),
+        answer=np.where(allowed.any(1), gallery[np.where(wins, match, mistake)], -1),
         match=np.where(right, gallery[match], -1),
-        similarity=similarity[rows, top],
-        match_similarity=np.where(right, similarity[rows, match], -np.inf).astype(np.float32),
+        similarity=np.where(wins, own[every, match], other[every, mistake]),
+        match_similarity=own[every, match],
     )
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from care_cli.evaluation.protocols import Crops, Protocol, answers, sides
+from care_cli.evaluation.protocols import Crops, Protocol, nearest, sides
 
 SHARE = 0.3  # of the individuals, unknown
 DRAWS = 10  # of who is unknown
@@ -58,10 +58,10 @@ def face(
     is_new = np.isin(crops.individual, new)
     queries, gallery = sides(crops, protocol, may_ask)
     asking = np.union1d(queries, np.flatnonzero(is_new if may_ask is None else is_new & may_ask))
-    found = answers(crops, vectors, protocol, asking, gallery[~is_new[gallery]])
-    known = ~is_new[found.query]
-    kept = ~known | (found.right > 0)
-    return Faced(known[kept], found.similarity[kept], (found.first == 1)[kept], crops.individual[found.query][kept])
+    own, other = nearest(crops, vectors, protocol, asking, gallery[~is_new[gallery]])
+    known = ~is_new[asking]
+    kept = ~known | np.isfinite(own)
+    return Faced(known[kept], np.maximum(own, other)[kept], (own > other)[kept], crops.individual[asking][kept])
 
 
 def at(faced: Faced, threshold: float) -> dict[str, float]:
@@ -82,7 +82,7 @@ def best_threshold(faced: Sequence[Faced]) -> float:
         return float("nan")
     cuts = np.unique(np.concatenate([one.score[np.isfinite(one.score)] for one in parts]))
     cuts = np.append(cuts, np.inf)
-    roots = np.mean([np.sqrt(_above(one, cuts) * _below(one, cuts)) for one in parts], axis=0)
+    roots = np.mean([np.sqrt(np.maximum(_above(one, cuts) * _below(one, cuts), 0)) for one in parts], axis=0)
     best = int(np.argmax(roots))
     if best == len(cuts) - 1:
         return float(np.nextafter(cuts[-2], np.inf)) if len(cuts) > 1 else float("nan")

@@ -97,6 +97,22 @@ def answers(crops: Crops, vectors: np.ndarray, protocol: Protocol, queries: np.n
     return Answers.joined(parts)
 
 
+def nearest(
+    crops: Crops, vectors: np.ndarray, protocol: Protocol, queries: np.ndarray, gallery: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each query the highest similarity with its own animal and with any other, `(Q,) float32` each; -inf: none."""
+    _, names = np.unique(crops.individual, return_inverse=True)
+    own, other = np.full((2, len(queries)), -np.inf, np.float32)
+    done = 0
+    for some in _blocks(queries, len(gallery)) if len(gallery) else ():
+        similarity = vectors[some] @ vectors[gallery].T
+        same, compared = names[some][:, None] == names[gallery], allowed(crops, protocol.filters, some, gallery)
+        rows = slice(done, done := done + len(some))
+        own[rows] = np.where(same & compared, similarity, -np.inf).max(1)
+        other[rows] = np.where(~same & compared, similarity, -np.inf).max(1)
+    return own, other
+
+
 def allowed(crops: Crops, filters: tuple[str, ...], queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """`(Q, G) bool`: is the gallery crop compared with the query?"""
 

@@ -85,9 +85,14 @@ def picture(
 
 def save(sheet: Image.Image, path: Path) -> None:
     """Write a sheet as JPEG, whole or not at all; CareError when the place cannot be written."""
+    write_whole(path, encoded(sheet))
+
+
+def encoded(picture: Image.Image) -> bytes:
+    """A picture as JPEG."""
     stream = io.BytesIO()
-    sheet.save(stream, "JPEG", quality=QUALITY)
-    write_whole(path, stream.getvalue())
+    picture.save(stream, "JPEG", quality=QUALITY)
+    return stream.getvalue()
 
 
 # -- text

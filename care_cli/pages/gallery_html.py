@@ -70,23 +70,23 @@ def card(row: dict, boxes: Sequence[dict], jpeg: bytes | None, note: str | None)
     shown = [f"{row[name + 's']} {name}" for name in ("animal", "person", "vehicle") if row[name + "s"]]
     kinds = " ".join(kinds_of(row))
     if jpeg is None:
-        picture = f'<div class="none">{_text(note or "no picture")}</div>'
+        picture = f'<div class="none">{text(note or "no picture")}</div>'
     else:
         data = base64.b64encode(jpeg).decode("ascii")
         frames = "".join(_frame(box, row["width"], row["height"]) for box in boxes)
         picture = (
-            f'<div class="photo"><img src="data:image/jpeg;base64,{data}" alt="{_text(", ".join(shown) or "empty")}" '
+            f'<div class="photo"><img src="data:image/jpeg;base64,{data}" alt="{text(", ".join(shown) or "empty")}" '
             f'loading="lazy" decoding="async">{frames}</div>'
         )
     name = (row["path"] or f"photo {row['image']}").rpartition("/")[2]
     facts = [row["taken_at"] or "undated", row["deployment"], row["site"]]
     facts += ["infrared" if row["lighting"] == "infrared" else None]
     facts += [None if row["temperature_c"] is None else f"{row['temperature_c']:g} °C"]
-    chips = "".join(f'<li class="{box["category"]}">{_text(_said(box))}</li>' for box in boxes)
-    warning = f'<div class="warn">{_text(note)}</div>' if note and jpeg is not None else ""
+    chips = "".join(f'<li class="{box["category"]}">{text(_said(box))}</li>' for box in boxes)
+    warning = f'<div class="warn">{text(note)}</div>' if note and jpeg is not None else ""
     return (
-        f'<figure class="{kinds}">{picture}<figcaption><strong title="{_text(row["path"] or name)}">{_text(name)}'
-        f"</strong><div>{_text(' · '.join(fact for fact in facts if fact))}</div>{warning}"
+        f'<figure class="{kinds}">{picture}<figcaption><strong title="{text(row["path"] or name)}">{text(name)}'
+        f"</strong><div>{text(' · '.join(fact for fact in facts if fact))}</div>{warning}"
         f"{f'<ul>{chips}</ul>' if chips else ''}</figcaption></figure>\n"
     )
 
@@ -112,7 +112,7 @@ def page(
     links = _links(number, before, after)
     listing = ""
     if unread:
-        items = "".join(f"<li>{_text(file)} <span>{_text(reason)}</span></li>" for file, reason in unread)
+        items = "".join(f"<li>{text(file)} <span>{text(reason)}</span></li>" for file, reason in unread)
         files = "1 file" if len(unread) == 1 else f"{len(unread)} files"
         listing = f'<details open><summary class="warn">{files} could not be read</summary><ol>{items}</ol></details>'
     return (
@@ -120,10 +120,10 @@ def page(
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title><style>{STYLE}</style></head><body>\n"
-        f"<header><h1>{_text(title)}</h1><p>{_text(subtitle)}</p><nav>{buttons}<span class=space></span>{links}</nav>"
+        f"<title>{text(title)}</title><style>{STYLE}</style></head><body>\n"
+        f"<header><h1>{text(title)}</h1><p>{text(subtitle)}</p><nav>{buttons}<span class=space></span>{links}</nav>"
         f"{listing}</header>\n<main>\n{''.join(cards)}</main>\n"
-        f"<footer><nav><span class=space></span>{links}</nav>{_text(foot)}</footer>"
+        f"<footer><nav><span class=space></span>{links}</nav>{text(foot)}</footer>"
         f"<script>{SCRIPT}</script></body></html>\n"
     )
 
@@ -139,7 +139,7 @@ def _links(number: int, before: str | None, after: str | None) -> str:
 def _frame(box: dict, width: int, height: int) -> str:
     shares = box["x"] / width, box["y"] / height, box["w"] / width, box["h"] / height
     left, top, wide, high = (f"{100 * share:.2f}%" for share in shares)
-    label = f"<span>{_text(box['individual'])}</span>" if box["individual"] else ""
+    label = f"<span>{text(box['individual'])}</span>" if box["individual"] else ""
     return f'<i class="{box["category"]}" style="left:{left};top:{top};width:{wide};height:{high}">{label}</i>'
 
 
@@ -149,5 +149,6 @@ def _said(box: dict) -> str:
     return f"{box['individual'] + ', ' if box['individual'] else ''}{kind} {box['confidence']:.2f}"
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """Any value as text of a page: escaped, what can't be seen or turns text about shown as its code."""
     return escape(HIDDEN.sub(lambda sign: repr(sign[0])[1:-1], str(value)), quote=True)

@@ -7,16 +7,33 @@ from typing import TYPE_CHECKING
 
 from care_cli.geometry import to_crop
 from care_cli.scan import display_path
+from care_cli.stages import shown_points
 from care_cli.stages.identify import Identifier, Query, QueryPhoto
 
 if TYPE_CHECKING:
     from care_cli.pages.keypoint_sheet import Cell
     from care_cli.pages.sheet import QuerySheetRow
 
+MANY = 2  # times the animals of a calibration, beyond which it no longer tells the truth
+
 
 def contract(identifier: Identifier, photos: Sequence[QueryPhoto]) -> dict:
-    """The JSON contract of `care identify`; a photo that could not be read has `failure` beside no crops."""
-    return {"photos": [_photo(identifier, photo) for photo in photos]}
+    """The JSON contract of `care identify`; a photo that could not be read has `failure` beside no crops.
+
+    `points` says on how many animals a model that looks at points found some; None for any other model.
+    """
+    return {"photos": [_photo(identifier, photo) for photo in photos], "points": points(identifier, photos)}
+
+
+def points(identifier: Identifier, photos: Sequence[QueryPhoto]) -> dict | None:
+    """How many animals the model was shown points of, how many it took as they are, and what to do about these."""
+    asked = [query.shown for photo in photos for query in photo.queries if query.shown]
+    if identifier.scheme is None:
+        return None
+    without = sum(not one.points.any() for one in asked)
+    advice = [*identifier.points.reasons, shown_points.advice(identifier.catalog, identifier.scheme, "`care identify`")]
+    return {"names": list(identifier.scheme.names), "with": len(asked) - without, "without": without,
+            "advice": " ".join(advice) if without else None}  # fmt: skip
 
 
 def _photo(identifier: Identifier, photo: QueryPhoto) -> dict:
@@ -28,7 +45,7 @@ def _photo(identifier: Identifier, photo: QueryPhoto) -> dict:
             {
                 "individual": one.individual,
                 "similarity": round(one.similarity, 4),
-                "probability": None,
+                "probability": None if one.probability is None else round(one.probability, 4),
                 "crop": int(identifier.gallery.crops[one.index]),
             }
             for one in query.candidates
@@ -36,11 +53,46 @@ def _photo(identifier: Identifier, photo: QueryPhoto) -> dict:
         box = [round(value, 1) for value in query.box]
         shown["crops"].append(
             {"box": box, "category": query.category, "species": query.species, "verdict": query.verdict,
-             "reason": query.reason or None, "candidates": candidates}
+             "reason": query.reason or None, "candidates": candidates, "calibration": _calibration(query)}
         )  # fmt: skip
-        if identifier.points:
+        if identifier.cfg.keypoints:
             shown["crops"][-1]["keypoints"] = _points(query)
     return shown
+
+
+def _calibration(query: Query) -> dict | None:
+    """What the probabilities of a query's candidates rest on."""
+    one = query.calibration
+    return one and {
+        "species": one.species,
+        "pairs": one.pairs,
+        "individuals": one.individuals,
+        "ece": round(one.ece, 4),
+    }
+
+
+def remarks(identifier: Identifier, photos: Sequence[QueryPhoto]) -> list[str]:
+    """Lines on what the model looked at, what the probabilities rest on, and what may be wrong with them."""
+    answered = [query for photo in photos for query in photo.queries if query.candidates]
+    told = points(identifier, photos)
+    lines = [shown_points.in_words(told)] if told else []
+    if any(query.calibration is None for query in answered):
+        lines.append(
+            f"{identifier.spec.name} is not calibrated for all of these, so there are similarities but no "
+            "probabilities: `care evaluate calibrate`."
+        )
+    animals = len(set(identifier.gallery.individuals.tolist()) - {0})
+    for one in {id(query.calibration): query.calibration for query in answered if query.calibration}.values():
+        lines.append(
+            f"Probabilities{f' for {one.species}' if one.species else ''} rest on {one.pairs} pairs of "
+            f"{one.individuals} animals; on animals apart from these they were off by {100 * one.ece:.0f} % on average."
+        )
+        if animals > MANY * one.individuals:
+            lines.append(
+                f"They are too high here: a new animal finds its like more easily among {animals} animals than among "
+                f"{one.individuals}. Calibrate on more (`care evaluate calibrate`)."
+            )
+    return lines
 
 
 def _points(query: Query) -> list[dict]:
@@ -66,7 +118,7 @@ def sheet_rows(identifier: Identifier, photos: Sequence[QueryPhoto]) -> list[Que
             crops = [int(identifier.gallery.crops[one.index]) for one in query.candidates]
             pixels = identifier.catalog.pixels(crops)
             candidates = [
-                (one.individual, one.similarity, None, pixels.get(crop))
+                (one.individual, one.similarity, one.probability, pixels.get(crop))
                 for one, crop in zip(query.candidates, crops, strict=True)
             ]
             label = display_path(photo.found.relative).rpartition("/")[2]

@@ -21,7 +21,7 @@ from care_cli.catalog.store import free_name
 from care_cli.errors import CareError
 from care_cli.outputs import refuse_scanned
 from care_cli.scan import parse_path
-from care_cli.stages import gallery
+from care_cli.stages import gallery, shown_points
 from care_cli.stages.individuals import conflicts
 from care_cli.thresholds import PERSON
 from care_cli.volumes import volume_of
@@ -192,7 +192,7 @@ def _results(catalog: Catalog) -> Iterator[Finding]:
             f"The stored pixels of {len(bad)} crops are no picture: crops {_some(bad)}.",
             "With their card connected, set them to person and back to animal: `care crops set CROP --category ...`.",
         )
-    if stale := catalog.stale_embeddings():
+    if stale := sum(len(shown_points.stale(catalog, run)) for run in catalog.index_runs()):
         yield Finding(ADVICE, "embeddings", f"{stale} embeddings were made with older keypoints.", "Run `care index`.")
     if without := catalog.animals_without_pixels():
         yield Finding(

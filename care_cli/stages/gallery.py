@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from care_cli import search
+from care_cli import registry, search
+from care_cli.errors import CareError
 from care_cli.keypoints import references
 from care_cli.matching import Candidate, rank, shortlist
-from care_cli.records import Selection
+from care_cli.records import ModelSpec, Selection
 from care_cli.search import Block
 from care_cli.weights import cache_folder
 
@@ -88,6 +89,16 @@ class Gallery:
             stored = self.catalog.vectors(self.run_id, crops)
             exact[start + np.searchsorted(crops, stored.ids)] = search.similarities(query, stored.vectors)
         return exact
+
+
+def index_run(catalog: Catalog, model: ModelSpec | None = None) -> dict:
+    """The newest finished index run, of `model` where one is named; CareError when there is none."""
+    wanted = registry.model_sha256(model) if model else None
+    for row in catalog.index_runs():
+        if wanted in (None, row["sha256"]):
+            return row
+    made = f" with {model.name}" if model else ""
+    raise CareError(f"There is no finished index{made} in {catalog.path}. Run `care index` first.")
 
 
 def open_gallery(catalog: Catalog, run_id: int, selection: Selection | None = None) -> Gallery:

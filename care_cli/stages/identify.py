@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from care_cli import checkpoints, registry
+from care_cli import registry
 from care_cli.decisions import checked_name
 from care_cli.errors import CareError
+from care_cli.headers import scheme_of
 from care_cli.images import File, Reading, decode, read_file
-from care_cli.matching import SCORES, Candidate, Thresholds, decide
+from care_cli.matching import SCORES, Calibration, Candidate
 from care_cli.records import Crop, CropFrame, Detection, Keypoints, ModelSpec, Selection
 from care_cli.scan import Found, display_path, scan
 from care_cli.stages import detect, gallery, index, individuals
@@ -26,6 +27,8 @@ from care_cli.stages.devices import precision_like
 from care_cli.stages.photos import count, found_in, least_side, require_photos
 from care_cli.stages.places import add_place
 from care_cli.stages.query_points import QueryPoints
+from care_cli.stages.shown_points import Shown, shown
+from care_cli.stages.verdicts import Verdicts
 from care_cli.thresholds import ONE_BEING, PERSON, SHOWN
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ class IdentifyConfig:
     score: str = "best"  # best | mean | vote, see matching.rank
     m: int = 3  # matches that 'mean' averages
     k: int = 5  # neighbours that 'vote' asks
-    known: float | None = None  # cosine from which the best candidate is the animal
+    known: float | None = None  # cosine from which the best candidate is the animal; default: see Verdicts
     new_below: float | None = None  # cosine below which it is none of them
     candidates: Selection = field(default_factory=Selection)  # who comes into question
     name: str | None = None  # said of the animal of the one photo
@@ -69,10 +72,12 @@ class Query:
     jpeg: bytes | None = None
     vector: np.ndarray | None = None  # (D,) float32, norm 1
     digest: bytes | None = None  # of the pixels that it was made of
-    keypoints: Keypoints | None = None  # when they were asked for
+    keypoints: Keypoints | None = None  # when they were asked for, or the model looks at points
     frame: CropFrame | None = None  # where its points lie
+    shown: Shown | None = None  # of these points to a model that looks at them
     points_run: int | None = None  # the run that they belong to when they are new
     candidates: list[Candidate] = field(default_factory=list)
+    calibration: Calibration | None = None  # that their probabilities are of
     verdict: str | None = None
     reason: str = ""
 
@@ -96,49 +101,22 @@ class Identifier:
     def __init__(self, catalog: Catalog, cfg: IdentifyConfig):
         self.catalog = catalog
         self.cfg = cfg
-        self.index_run = self._index_run()
+        self.index_run = gallery.index_run(catalog, cfg.model)
         self.spec = registry.recall(json.loads(self.index_run["spec"]))
         self.gallery = gallery.open_gallery(catalog, self.index_run["id"], cfg.candidates)
-        self.thresholds = self._thresholds()
+        self.verdicts = Verdicts(catalog, self.index_run, self.spec, cfg)
         active = catalog.latest_run("detect")
         self.active_run = active["id"] if active else None
         self.active = json.loads(active["settings"]) if active else None
         self.crop = CropSettings.of_run(self.active) if self.active else CropSettings()
         self._embedder: Embedder | None = None
         self._detector: tuple[Detector, dict] | None = None
-        self.points = self._points() if cfg.keypoints else None
-
-    def _index_run(self) -> dict:
-        wanted = registry.model_sha256(self.cfg.model) if self.cfg.model else None
-        for row in self.catalog.index_runs():
-            if wanted in (None, row["sha256"]):
-                return row
-        made = f" with {self.cfg.model.name}" if self.cfg.model else ""
-        raise CareError(f"There is no finished index{made} in {self.catalog.path}. Run `care index` first.")
+        self.scheme = scheme_of(json.loads(self.index_run["settings"]))
+        self.points = self._points() if cfg.keypoints or self.scheme else None
 
     def _points(self) -> QueryPoints:
-        cfg = self.cfg
-        return QueryPoints(self.catalog, cfg.device, cfg.engine, cfg.precision, cfg.candidates.species)
-
-    def _thresholds(self) -> Thresholds | None:
-        said = {}
-        if self.spec.family == "care" and self.cfg.score == "best":  # what the model's own were fixed for
-            said = checkpoints.read_header(registry.fetch(self.spec)).get("thresholds", {})
-        known = self.cfg.known if self.cfg.known is not None else said.get("known")
-        new = self.cfg.new_below if self.cfg.new_below is not None else said.get("new")
-        if known is None and new is None:
-            return None
-        if known is None or new is None:
-            raise CareError(
-                f"{self.spec.name} has no thresholds of its own for --score {self.cfg.score}: give both --known and "
-                "--new-below."
-            )
-        if new > known:
-            raise CareError(
-                f"--new-below must not be above --known, but {new} is above {known}. What you do not give is the "
-                "model's own: give both."
-            )
-        return Thresholds(known, new)
+        cfg, how = self.cfg, {"scheme": self.scheme, "needed": self.cfg.keypoints}
+        return QueryPoints(self.catalog, cfg.device, cfg.engine, cfg.precision, cfg.candidates.species, **how)
 
     @property
     def embedder(self) -> Embedder:
@@ -253,13 +231,17 @@ class Identifier:
         if self.points:
             self.points.find(photo)
         cfg, own = self.cfg, self.catalog.crops_of_images(self.own_event(photo))
-        for query, made in zip(asked, index.embed(self.embedder, [query.jpeg for query in asked]), strict=True):
+        if self.scheme:
+            for query in asked:
+                query.shown = shown(self.scheme, query.keypoints, query.frame)
+        vectors = index.embed(self.embedder, [(query.jpeg, query.shown) for query in asked])
+        for query, made in zip(asked, vectors, strict=True):
             query.vector, query.digest = made.vector, made.digest
             if query.vector is None:
                 query.verdict, query.reason = "unsure", "its stored pixels are damaged: `care doctor`"
                 continue
             query.candidates = self.gallery.search(query.vector, cfg.top, cfg.score, cfg.m, cfg.k, without=own)
-            query.verdict, query.reason = decide(candidates=query.candidates, thresholds=self.thresholds)
+            self.verdicts.judge(query)
 
     def own_event(self, photo: QueryPhoto) -> set[int]:
         """Images that say nothing about who this is: the photo itself and all others of its event."""
@@ -340,11 +322,12 @@ def confirm(identifier: Identifier, photos: Sequence[QueryPhoto], number: int | 
     with catalog.transaction():
         crop_id = query.crop_id or add_photo(identifier, photo)[chosen]
         if query.vector is not None and identifier.as_indexed():
-            catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None], [query.digest])
+            hashes = [query.shown.hash] if query.shown else None
+            catalog.add_embeddings(identifier.index_run["id"], [crop_id], query.vector[None], [query.digest], hashes)
         if query.points_run is not None:
             catalog.add_keypoints(query.points_run, [replace(query.keypoints, crop_id=crop_id)], [query.digest])
-        score = best.similarity if best else None
-        done = individuals.name(catalog, [crop_id], cfg.name, score=score, evidence=evidence)
+        facts = {"score": best.similarity, "probability": best.probability} if best else {}
+        done = individuals.name(catalog, [crop_id], cfg.name, evidence=evidence, **facts)
     gallery.forget(catalog)
     return {"crop": crop_id, "individual": done["individual"], "decisions": done["decisions"]}
 

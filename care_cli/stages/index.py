@@ -14,12 +14,14 @@ from tqdm import tqdm
 from care_cli import registry
 from care_cli.errors import CareError
 from care_cli.images import decode_jpeg
-from care_cli.records import ModelSpec, Selection
+from care_cli.records import KeypointScheme, ModelSpec, Selection
+from care_cli.stages import shown_points
 from care_cli.stages.pipeline import WORKERS, ahead, batches
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
     from care_cli.embedders import Embedder
+    from care_cli.stages.shown_points import Shown
 
 
 @dataclass(frozen=True)
@@ -32,34 +34,41 @@ class IndexConfig:
     precision: str = "auto"  # auto | float32 | bfloat16 | float16
     batch: int | None = None  # crops a forward pass and a transaction; None: what suits the engine
     selection: Selection = field(default_factory=lambda: Selection(category="animal"))
+    points_run: int | None = None  # a run whose points are shown instead of the standing ones
+    whole: bool = True  # False: some crops are wanted for a while; the run isn't finished by it and stays unasked
 
 
 def run(catalog: Catalog, cfg: IndexConfig) -> dict:
     """Embed every selected animal crop that the model has not embedded yet; returns the summary.
 
-    Crops without pixels, and those whose pixels are damaged, are listed and left out. Raises CareError when
-    there is no crop.
+    A model that looks at points gets those that the crops have; those that lack them, and are of a species that
+    points were carried for, get them first. Crops whose points changed since are embedded anew. Crops without pixels,
+    and those whose pixels are damaged, are listed and left out. Raises CareError when there is no crop.
     """
     started = time.monotonic()
     crop_ids = catalog.crop_ids(cfg.selection)
     if not crop_ids:
         raise CareError("There is no animal crop to index. Run `care detect FOLDER` first, or widen the selection.")
     embedder, used = load(cfg.spec, cfg.device, cfg.engine, cfg.precision, catalog.notice)
-    batch = cfg.batch or embedder.batch
-    noted = {"device": embedder.device, "engine": embedder.engine, "batch": batch}
-    run_id = catalog.begin_run("index", settings_of(embedder), used, **noted)
-    todo = catalog.without_embedding(run_id, crop_ids)
+    batch, scheme = cfg.batch or embedder.batch, embedder.scheme
     without_pixels = catalog.without_pixels(crop_ids)
+    points = _Points(catalog, cfg, scheme, sorted(set(crop_ids) - set(without_pixels))) if scheme else None
+    noted = {"device": embedder.device, "engine": embedder.engine, "batch": batch}
+    run_id = catalog.begin_run("index", settings_of(embedder, cfg.points_run), used, **noted)
+    changed = points.changed(run_id) if points else []
+    todo = catalog.without_embedding(run_id, crop_ids) + changed
     damaged: list[int] = []
     with tqdm(total=len(todo), unit="crop", desc="index", disable=None) as bar:
-        for group in embeddings_of(stored(catalog, todo, batch), embedder, batch):
+        for group in embeddings_of(stored(catalog, todo, batch, scheme, cfg.points_run), embedder, batch):
             good = [one for one in group if one.vector is not None]
             damaged += [one.crop_id for one in group if one.vector is None]
             if good:
                 ids, vectors = [one.crop_id for one in good], np.stack([one.vector for one in good])
-                catalog.add_embeddings(run_id, ids, vectors, [one.digest for one in good])
+                hashes = [one.shown and one.shown.hash for one in good] if scheme else None
+                catalog.add_embeddings(run_id, ids, vectors, [one.digest for one in good], hashes)
             bar.update(len(group))
-    catalog.finish_run(run_id)
+    if cfg.whole:
+        catalog.finish_run(run_id)
     seconds = time.monotonic() - started
     return {
         "run": run_id,
@@ -67,12 +76,37 @@ def run(catalog: Catalog, cfg: IndexConfig) -> dict:
         "dim": embedder.dim,
         "crops": len(crop_ids),
         "new": len(todo) - len(damaged),
+        "changed": len(changed),
         "known": len(crop_ids) - len(todo) - len(without_pixels),
         "without_pixels": without_pixels,
         "damaged": damaged,
+        "points": points.summary() if points else None,
         "seconds": round(seconds, 3),
         "crops_per_second": round(len(todo) / seconds, 3),
     }
+
+
+class _Points:
+    """The points of the crops of an index, carried first where that can be done."""
+
+    def __init__(self, catalog: Catalog, cfg: IndexConfig, scheme: KeypointScheme, crop_ids: Sequence[int]):
+        self.catalog, self.scheme = catalog, scheme
+        self.carried, self.reasons = 0, []
+        if cfg.points_run is None:
+            self.carried, self.reasons = shown_points.carry(catalog, crop_ids, scheme, cfg.device, cfg.engine)
+        self.hashes = shown_points.hashes(catalog, crop_ids, scheme, cfg.points_run)
+
+    def changed(self, run_id: int) -> list[int]:
+        """Crops that have an embedding in a run that was made with other points."""
+        made = self.catalog.embedding_hashes(run_id, list(self.hashes))
+        return [crop_id for crop_id, own in made.items() if own != self.hashes[crop_id]]
+
+    def summary(self) -> dict:
+        """How many of the crops with pixels have points that the model looks at, how many none, and what to do."""
+        some, none = shown_points.count(self.hashes, self.scheme)
+        advice = [*self.reasons, shown_points.advice(self.catalog, self.scheme, "`care index`")] if none else []
+        return {"names": list(self.scheme.names), "with": some, "without": none, "carried": self.carried,
+                "advice": " ".join(advice) or None}  # fmt: skip
 
 
 def load(
@@ -89,44 +123,64 @@ def load(
     return embedder, replace(spec, sha256=registry.model_sha256(spec))
 
 
-def settings_of(embedder: Embedder) -> dict:
-    """What identifies an index beside the weights."""
-    return {**embedder.settings, "precision": embedder.precision}
+def settings_of(embedder: Embedder, points_run: int | None = None) -> dict:
+    """What identifies an index beside the weights; `points_run` where other points than the standing ones are shown."""
+    points = {} if points_run is None else {"keypoints_run": points_run}
+    return {**embedder.settings, "precision": embedder.precision, **points}
 
 
-def stored(catalog: Catalog, crop_ids: Sequence[int], page: int) -> Iterator[tuple[int, bytes]]:
-    """Ids and stored pixels of crops, read a page at a time."""
+def stored(
+    catalog: Catalog,
+    crop_ids: Sequence[int],
+    page: int,
+    scheme: KeypointScheme | None = None,
+    points_run: int | None = None,
+) -> Iterator[Stored]:
+    """Crops with their stored pixels, and what a model is shown beside them, read a page at a time."""
     for start in range(0, len(crop_ids), page):
-        yield from catalog.pixels(crop_ids[start : start + page]).items()
+        ids = crop_ids[start : start + page]
+        beside = shown_points.of_crops(catalog, ids, scheme, points_run) if scheme else {}
+        for crop_id, jpeg in catalog.pixels(ids).items():
+            yield Stored(crop_id, jpeg, beside.get(crop_id))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A crop as it is stored."""
+
+    crop_id: int
+    jpeg: bytes
+    shown: Shown | None = None  # None: points are not looked at
+
+
+@dataclass(frozen=True, eq=False)
 class Embedding:
     """A stored crop on its way: its input `(S,S,3) uint8`, then its vector `(D,) float32`; None: damaged pixels."""
 
     crop_id: int
     digest: bytes  # SHA-256 of the stored pixels
+    shown: Shown | None = None
     pixels: np.ndarray | None = None
     vector: np.ndarray | None = None
 
 
-def embeddings_of(crops: Iterable[tuple[int, bytes]], embedder: Embedder, batch: int) -> Iterator[list[Embedding]]:
+def embeddings_of(crops: Iterable[Stored], embedder: Embedder, batch: int) -> Iterator[list[Embedding]]:
     """Stored crops with their vectors, batch by batch.
 
     Decoding and the network go on at the same time, ahead of the caller, who writes.
     """
 
-    def transformed(crop: tuple[int, bytes]) -> Embedding:
-        crop_id, jpeg = crop
-        digest = hashlib.sha256(jpeg).digest()
+    def transformed(crop: Stored) -> Embedding:
+        one = Embedding(crop.crop_id, hashlib.sha256(crop.jpeg).digest(), crop.shown)
         try:
-            return Embedding(crop_id, digest, embedder.transform(decode_jpeg(jpeg)))
+            return replace(one, pixels=embedder.transform(decode_jpeg(crop.jpeg)))
         except CareError:
-            return Embedding(crop_id, digest)
+            return one
 
     def embedded(group: list[Embedding]) -> list[Embedding]:
-        inputs = [one.pixels for one in group if one.pixels is not None]
-        vectors = iter(embedder.embed(np.stack(inputs)) if inputs else ())
+        whole = [one for one in group if one.pixels is not None]
+        points = np.stack([one.shown.points for one in whole]) if whole and embedder.scheme else None
+        vectors = iter(embedder.embed(np.stack([one.pixels for one in whole]), points) if whole else ())
         return [
             replace(one, pixels=None, vector=None if one.pixels is None else _sound(next(vectors))) for one in group
         ]
@@ -135,7 +189,7 @@ def embeddings_of(crops: Iterable[tuple[int, bytes]], embedder: Embedder, batch:
         transformed,
         crops,
         depth=2 * batch + WORKERS,
-        weigh=lambda crop: len(crop[1]) + 3 * embedder.size**2,
+        weigh=lambda crop: len(crop.jpeg) + 3 * embedder.size**2,
     )
     groups = batches(ready, max(1, batch // embedder.workers))
     return ahead(embedded, groups, workers=embedder.workers, depth=3 * embedder.workers)
@@ -146,6 +200,7 @@ def _sound(vector: np.ndarray) -> np.ndarray | None:
     return vector if abs(float(np.linalg.norm(vector)) - 1) < 1e-3 else None
 
 
-def embed(embedder: Embedder, jpegs: Sequence[bytes]) -> list[Embedding]:
-    """Crops, in their order, with their vectors."""
-    return [one for group in embeddings_of(enumerate(jpegs), embedder, embedder.batch) for one in group]
+def embed(embedder: Embedder, crops: Sequence[tuple[bytes, Shown | None]]) -> list[Embedding]:
+    """Crops, in their order, with their vectors: of their JPEGs, and what is shown beside them."""
+    numbered = (Stored(number, *crop) for number, crop in enumerate(crops))
+    return [one for group in embeddings_of(numbered, embedder, embedder.batch) for one in group]

@@ -250,8 +250,8 @@ def run(catalog: Catalog, cfg: PropagateConfig) -> dict:
     extractor, used = load(cfg, catalog.notice)
     batch = cfg.batch or extractor.batch
     noted = {"device": extractor.device, "engine": extractor.engine, "batch": batch}
-    summary = {"runs": [], "model": used.name, "crops": 0, "new": 0, "known": 0, "points": 0, "uncertain": 0}
-    summary |= {"without_template": without_template, "without_pixels": [], "too_small": [], "damaged": []}
+    summary = {"runs": [], "model": used.name, "crops": 0, "known": 0} | _nothing_yet()
+    summary |= {"without_template": without_template, "without_pixels": []}
     for task in tasks:
         propagator, settings = made_of(catalog, task.templates, extractor, used.sha256, cfg.match, prompt)
         names = [template.name for template in task.templates]
@@ -259,10 +259,7 @@ def run(catalog: Catalog, cfg: PropagateConfig) -> dict:
         before = catalog.superseded(run_id)
         todo = catalog.without_keypoints(run_id, task.crop_ids)
         without_pixels = catalog.without_pixels(task.crop_ids)
-        with tqdm(total=len(todo), unit="crop", desc=", ".join(names), disable=None) as bar:
-            for group in carried(catalog, todo, propagator, batch):
-                _write(catalog, run_id, group, summary)
-                bar.update(len(group))
+        _carry(catalog, run_id, todo, propagator, batch, summary, ", ".join(names))
         catalog.finish_run(run_id)
         if displaced := sorted(set(catalog.superseded(run_id)) - set(before)):
             whose = f"run{'s' * (len(displaced) > 1)} {', '.join(map(str, displaced))}"
@@ -280,6 +277,25 @@ def run(catalog: Catalog, cfg: PropagateConfig) -> dict:
     return summary | {"seconds": round(seconds, 3), "crops_per_second": round(summary["new"] / seconds, 3)}
 
 
+def grow(
+    catalog: Catalog, run: dict, crop_ids: Sequence[int], device: str, engine: str = "auto", precision: str = "auto"
+) -> int:
+    """Carry points to more crops as a run of `propagate_runs` did; returns how many have points now that had none.
+
+    They join that run, or one beside it where the device lacks its precision. Raises CareError as `of_run` does.
+    """
+    propagator, settings = of_run(catalog, run, device, engine, precision, catalog.notice)
+    extractor, summary = propagator.extractor, _nothing_yet()
+    spec = replace(registry.recall(json.loads(run["spec"])), sha256=run["sha256"])
+    noted = {"device": extractor.device, "engine": extractor.engine, "batch": extractor.batch}
+    run_id = catalog.begin_run(COMMAND, settings, spec, **noted)
+    todo = catalog.without_keypoints(run_id, crop_ids)
+    _carry(catalog, run_id, todo, propagator, extractor.batch, summary, f"points of run {run_id}")
+    if run_id != run["id"]:  # that one is finished, and whose points count for other crops stays as it was
+        catalog.finish_run(run_id)
+    return summary["new"]
+
+
 def sheet(catalog: Catalog, cfg: PropagateConfig, runs: Sequence[int], path: Path) -> dict:
     """Draw the crops that `run` was asked for with the points of the `runs` it made; see `keypoints.draw`."""
     found: dict[int, Keypoints] = {}
@@ -287,6 +303,27 @@ def sheet(catalog: Catalog, cfg: PropagateConfig, runs: Sequence[int], path: Pat
         found |= catalog.keypoints(task.crop_ids, run_id)
     crops = {row["crop"]: row for row in catalog.crop_rows(cfg.selection) if row["crop"] in found}
     return keypoints.draw(catalog, path, {crop_id: found[crop_id] for crop_id in crops}, crops)
+
+
+def _nothing_yet() -> dict:
+    """The part of a summary that `_write` counts up."""
+    return {"new": 0, "points": 0, "uncertain": 0, "too_small": [], "damaged": []}
+
+
+def _carry(
+    catalog: Catalog,
+    run_id: int,
+    crop_ids: Sequence[int],
+    propagator: Propagator,
+    batch: int,
+    summary: dict,
+    what: str,
+) -> None:
+    """Carry points to crops, a transaction a batch."""
+    with tqdm(total=len(crop_ids), unit="crop", desc=what, disable=None) as bar:
+        for group in carried(catalog, crop_ids, propagator, batch):
+            _write(catalog, run_id, group, summary)
+            bar.update(len(group))
 
 
 def _write(catalog: Catalog, run_id: int, group: Sequence[Carried], summary: dict) -> None:

@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from care_cli.errors import CareError
-from care_cli.records import Crop, CropFrame
-from care_cli.stages import propagate
+from care_cli.records import Crop, CropFrame, KeypointScheme
+from care_cli.stages import propagate, shown_points
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -18,24 +18,27 @@ if TYPE_CHECKING:
 class QueryPoints:
     """Finds points as each species' newest finished propagation did; loads what that takes when first needed.
 
-    `species` is what animals are taken for of which nothing is known. Raises CareError when no propagation finished
-    whose templates are still there.
+    `species` is what animals are taken for of which nothing is known; `scheme` is that of a model that looks at points.
+    Raises CareError when no propagation finished whose templates are still there, unless they are for such a model
+    alone: `needed` is False, and animals go without.
     """
 
     def __init__(
-        self, catalog: Catalog, device: str, engine: str = "auto", precision: str = "auto", species: str | None = None
+        self,
+        catalog: Catalog,
+        device: str,
+        engine: str = "auto",
+        precision: str = "auto",
+        species: str | None = None,
+        scheme: KeypointScheme | None = None,
+        needed: bool = True,
     ):
         self.catalog, self.how, self.species = catalog, (device, engine, precision, catalog.notice), species
-        self.runs: dict[str | None, dict] = {}  # by the templates' species
-        for run in catalog.propagate_runs():
-            try:
-                [of] = {template.species for template in propagate.templates_of(catalog, json.loads(run["settings"]))}
-            except CareError:
-                continue
-            self.runs.setdefault(of, run)
-        if not self.runs:
+        self.needed, self.reasons = needed, []  # why animals went without, a line each
+        self.runs = shown_points.point_runs(catalog, scheme.names if scheme else ())
+        if needed and not self.runs:
             raise CareError("No points were carried in this catalog. Run `care propagate-keypoints` first.")
-        self._loaded: dict[int, tuple[Propagator, bool]] = {}
+        self._loaded: dict[int, tuple[Propagator | None, bool]] = {}
 
     def find(self, photo: QueryPhoto) -> None:
         """Fill the points of a photo's animals: those that the catalog has, else new ones.
@@ -48,10 +51,12 @@ class QueryPoints:
             if query.jpeg is None:
                 continue
             query.keypoints, query.frame = known.get(query.crop_id), self._frame(photo, query)
-            run = self._run(query.species or self.species)
+            run = shown_points.run_for(self.runs, query.species or self.species)
             if query.keypoints is not None or run is None:
                 continue
             propagator, as_made = self._load(run)
+            if propagator is None:
+                continue
             try:
                 [found] = propagator.points([query.jpeg])
             except CareError:
@@ -59,14 +64,16 @@ class QueryPoints:
             query.keypoints = propagator.keypoints(found, query.frame)
             query.points_run = run["id"] if as_made else None
 
-    def _run(self, species: str | None) -> dict | None:
-        if species is None and len(self.runs) == 1:
-            return next(iter(self.runs.values()))
-        return self.runs.get(species) or self.runs.get(None)
-
-    def _load(self, run: dict) -> tuple[Propagator, bool]:
+    def _load(self, run: dict) -> tuple[Propagator | None, bool]:
+        """What carries points as a run did, if it can be had here, and whether they are the same as the run's."""
         if run["id"] not in self._loaded:
-            propagator, settings = propagate.of_run(self.catalog, run, *self.how)
+            try:
+                propagator, settings = propagate.of_run(self.catalog, run, *self.how)
+            except CareError as error:
+                if self.needed:
+                    raise
+                self.reasons.append(f"Points could not be carried as in run {run['id']}: {error}")
+                propagator, settings = None, None
             self._loaded[run["id"]] = propagator, settings == json.loads(run["settings"])
         return self._loaded[run["id"]]
 

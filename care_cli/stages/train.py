@@ -39,7 +39,7 @@ def run(catalog: Catalog, request: TrainRequest) -> dict:
     A training that was interrupted goes on, one that is finished stands. Raises CareError when there is nothing to
     learn from, a setting cannot be, or the weights to begin from do not fit.
     """
-    spec = pretrained(request)
+    spec = pretrained(catalog, request)
     cfg = settings_of(request, spec)
     if request.name is not None:
         check_name("--name", request.name)

@@ -12,9 +12,11 @@ from care_cli import registry
 from care_cli.checkpoints import read_header
 from care_cli.errors import CareError
 from care_cli.records import ModelSpec
+from care_cli.stages import trained
 from care_cli.stages.splits import SplitRequest
 
 if TYPE_CHECKING:
+    from care_cli.catalog import Catalog
     from care_cli.training.config import TrainConfig
 
 AUGMENTATION = "augmentation."  # before the names of its settings
@@ -28,7 +30,7 @@ class TrainRequest:
     method: str = "vit"  # a name of training.methods.METHODS
     name: str | None = None  # of the model; None: METHOD-RUN. With several seeds -SEED is added
     backbone: str | None = None  # a size of methods.PRESETS or timm's name; None: that of the weights, else by device
-    weights: str | None = None  # to begin from: a registry name or a file; None: from scratch
+    weights: str | None = None  # to begin from: a model's name or a file; None: from scratch
     species: str | None = None  # only its crops
     split: SplitRequest = field(default_factory=SplitRequest)
     seeds: tuple[int, ...] = (0,)  # a model each
@@ -70,13 +72,16 @@ def _stated(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def pretrained(request: TrainRequest) -> ModelSpec | None:
-    """The weights to begin from, by a registry name or a file; None: from scratch. CareError when they are not here."""
+def pretrained(catalog: Catalog, request: TrainRequest) -> ModelSpec | None:
+    """The weights to begin from: of a model trained here, of the registry, or a file; None: from scratch.
+
+    CareError when they are not here, or no model of timm's or ours.
+    """
     if request.weights is None:
         return None
     path = Path(request.weights)
     if not path.is_file():
-        spec = registry.find(request.weights, task="embedder")
+        spec = trained.find(catalog, request.weights)
         if spec.family not in ("timm", "care"):
             raise CareError(f"{spec.name} is no model of timm, so a training cannot begin from its weights.")
         registry.fetch(spec)
@@ -97,10 +102,10 @@ def overrides(texts: Iterable[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         table = usual.augmentation if name.startswith(AUGMENTATION) else usual
         key = name.removeprefix(AUGMENTATION)
-        known = [one.name for one in fields(table)]
-        if not equals or key not in known or key == "augmentation":
+        known = [one.name for one in fields(table) if one.name not in OWN]
+        if not equals or key not in known:
             raise CareError(
-                f"A setting is NAME=VALUE, got {text!r}; names are {', '.join(known)} and augmentation.NAME."
+                f"A setting is NAME=VALUE, but got {text!r}; names are {', '.join(known)}, and augmentation.NAME."
             )
         found[name] = _read(name, value, getattr(table, key))
     return found

@@ -133,7 +133,7 @@ def change_tones(images: Tensor, how: Augmentation, generator: torch.Generator) 
 
     To each picture `how.ops` operations one after the other, drawn from torchvision's, of strength `how.magnitude`.
     """
-    operations = tone_operations(how.magnitude)
+    operations = tone_operations(how.magnitude) if how.ops else []
     for _ in range(how.ops):
         chosen = (_uniform(len(images), generator) * len(operations)).long().to(images.device)
         changed = images.clone()

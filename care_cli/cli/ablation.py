@@ -1,0 +1,116 @@
+"""`care evaluate ablation`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from care_cli.cli import output
+from care_cli.errors import CareError
+
+Pair = list[str] | None
+COLUMNS = ["size", "variant", "template", "points", "seeds", "top1", "top1_half", "mAP", "mAP_half", "paper_top1"]
+
+
+def ablation(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="keypoint-source, timestep, scale, keypoints or random.")],
+    sizes: Annotated[
+        str | None, typer.Option(metavar="SIZE,...", help="Of the backbone: tiny, small, base ...  [default: paper's]")
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Models trained for each cell.", min=1)] = 3,
+    template: Annotated[
+        Pair, typer.Option(metavar="SOURCE=NAME", help="Template of a source.  [default: the catalog's only one]")
+    ] = None,
+    extractor: Annotated[str | None, typer.Option(help="What carries points.  [default: by device]")] = None,
+    extractor_weights: Annotated[Path | None, typer.Option(help="Weights file for timm:NAME.")] = None,
+    carry: Annotated[
+        Pair, typer.Option(metavar="NAME=N", help="Of its features: size, block, timestep or ensemble.")
+    ] = None,
+    begin: Annotated[
+        Pair, typer.Option(metavar="SIZE=WEIGHTS", help="Weights that models begin from.  [default: from scratch]")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting of a training: epochs=30.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which split of the animals, made as `care train` does.")] = "default",
+    species: Annotated[str | None, typer.Option(help="Only crops of this species.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the models.  [default: CATALOG.models]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and what they lack; do nothing.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the figure: FILE.png, .svg or .pdf.")] = None,
+    csv: output.Csv = False,
+) -> None:
+    """Do one of the CKPE paper's ablations: train and examine a model for every cell; killed, it goes on."""
+    from care_cli.stages import ablation as stage
+    from care_cli.stages import splits, train_settings
+    from care_cli.stages.devices import choose
+    from care_cli.stages.keypoint_figures import check_targets
+    from care_cli.stages.sweep import setting_of
+
+    with output.open_catalog(ctx) as catalog:
+        cfg = stage.AblationConfig(
+            name=name,
+            sizes=tuple(word.strip() for word in sizes.split(",")) if sizes else (),
+            seeds=tuple(range(seeds)),
+            templates=_pairs("--template", template),
+            extractor=extractor,
+            extractor_weights=extractor_weights,
+            features=setting_of(_numbers(carry)).features,
+            begin=_pairs("--begin", begin),
+            request=train_settings.TrainRequest(
+                species=species,
+                split=splits.SplitRequest(split),
+                folder=out,
+                device=choose(ctx.obj.device),
+                settings=train_settings.overrides(settings or []),
+            ),
+        )
+        check_targets(catalog, plot, None)
+        found = stage.listing(catalog, cfg) if dry_run else stage.run(catalog, cfg)
+    stage.draw(found, plot)
+    show(ctx, found, csv)
+    if any(row["failure"] for row in found["rows"]):
+        raise typer.Exit(1)
+
+
+def _pairs(option: str, texts: Pair) -> dict[str, str]:
+    """What `NAME=VALUE` texts say."""
+    found = {}
+    for text in texts or []:
+        key, equals, value = text.partition("=")
+        if not (equals and key and value):
+            raise CareError(f"{option} takes NAME=VALUE, but got {text!r}.")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _numbers(texts: Pair) -> dict[str, int]:
+    """Settings of features."""
+    found = _pairs("--carry", texts)
+    for key, value in found.items():
+        if key not in ("size", "block", "timestep", "ensemble") or not value.removeprefix("-").isdecimal():
+            raise CareError(
+                f"--carry takes size, block, timestep or ensemble and a whole number, but got {key}={value}."
+            )
+    return {key: int(value) for key, value in found.items()}
+
+
+def show(ctx: typer.Context, found: dict, csv: bool) -> None:
+    """The table, what each cell lacks, and how it is to be read."""
+    from care_cli.stages import ablation as stage
+
+    if ctx.obj.json:
+        output.emit(found)
+        return
+    rows = stage.table_rows(found)
+    if csv:
+        output.table(ctx, rows, csv=True)
+        return
+    print("\n".join(output.text_table(rows, COLUMNS)))
+    for lack in dict.fromkeys(row["missing"] for row in rows if row["missing"]):
+        cells = [f"{row['size']}, {row['variant']}" for row in rows if row["missing"] == lack]
+        output.message(f"Not done ({'; '.join(cells)}): {lack}")
+    for line in stage.remarks(found):
+        output.notice(ctx)(line)

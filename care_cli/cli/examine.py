@@ -1,0 +1,121 @@
+"""`care evaluate`: how well models tell individuals apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from care_cli.cli import output
+from care_cli.errors import CareError
+
+if TYPE_CHECKING:
+    from care_cli.catalog import Catalog
+    from care_cli.records import ModelSpec
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="Name, file or timm:NAME; repeat to compare.  [default: as `care index`]"),
+]
+Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the one model timm:NAME.")]
+Kind = Annotated[str, typer.Option(help="loo: each crop asks all others; qg: a share of each animal's crops asks.")]
+QueryShare = Annotated[float | None, typer.Option(metavar="SHARE", help="Of qg, 0 to 1.  [default: 0.46]")]
+Exclude = Annotated[
+    list[str] | None, typer.Option(metavar="event|day", help="Compare with no crop of the same event or day.")
+]
+Part = Annotated[str | None, typer.Option(help="Of the split: train, val, test or all.  [default: test]")]
+Split = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Examine a part of it.  [default: the models' own, else all crops]")
+]
+Seeds = Annotated[
+    int | None, typer.Option(metavar="N", help="Take NAME-0 to NAME-(N-1) of each --model NAME, as one row.", min=1)
+]
+Share = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Animals unknown in turn, 0: no open set.  [default: 0.3]")
+]
+
+
+def evaluate(
+    ctx: typer.Context,
+    model: Models = None,
+    weights: Weights = None,
+    seeds: Seeds = None,
+    baseline: Annotated[str | None, typer.Option(help="Row to compare with.  [default: the first]")] = None,
+    protocol: Kind = "loo",
+    query_share: QueryShare = None,
+    exclude: Exclude = None,
+    same_flank: Annotated[bool, typer.Option("--same-flank", help="Compare with the same flank only.")] = False,
+    camera_filter: Annotated[
+        bool, typer.Option("--camera-filter", help="Compare with no crop of the animal at the same deployment.")
+    ] = False,
+    split: Split = None,
+    part: Part = None,
+    species: Annotated[str | None, typer.Option(help="Only crops of this species.")] = None,
+    closed_set: Annotated[bool, typer.Option("--closed-set", help="Ask about animals that a model knows.")] = False,
+    unknown: Share = None,
+    leaks: Annotated[bool, typer.Option("--leaks", help="Measure backgrounds without the animals too.")] = False,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.", min=0)] = 0,
+    report: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write a page with tables, figures.")] = None,
+    engine: output.Engine = "auto",
+    precision: output.Precision = "auto",
+    csv: output.Csv = False,
+) -> None:
+    """Measure how well models tell the named animals apart; `keypoints` and others measure other things."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from care_cli.stages import evaluate_reid as stage
+    from care_cli.stages.devices import choose
+
+    with output.open_catalog(ctx) as catalog:
+        filters = [*(exclude or []), *["flank"] * same_flank, *["camera"] * camera_filter]
+        cfg = stage.EvaluateConfig(
+            models=tuple(_specs(catalog, model or [], weights, seeds)),
+            protocol=stage.protocol_of(protocol, filters, query_share, seed),
+            split=split, part=part, species=species, closed_set=closed_set, leaks=leaks, baseline=baseline, seed=seed,
+            device=choose(ctx.obj.device), engine=engine, precision=precision,
+            **({} if unknown is None else {"open_share": unknown}),
+        )  # fmt: skip
+        if report is not None:
+            from care_cli.stages import report as page
+
+            page.check(catalog, report)
+        found = stage.run(catalog, cfg)
+        if report is not None:
+            page.write(catalog, found, report)
+    _show(ctx, found, csv)
+
+
+def _specs(catalog: Catalog, names: list[str], weights: Path | None, seeds: int | None) -> list[ModelSpec]:
+    """The models that were asked for, seed by seed; without a name what `care index` would take."""
+    from care_cli import registry
+    from care_cli.stages import trained
+
+    if not names:
+        if seeds is not None or weights is not None:
+            raise CareError("Say of which model with --model NAME.")
+        return [trained.newest(catalog, catalog.notice) or registry.default("index")]
+    if weights is not None and len(names) > 1:
+        raise CareError(
+            "--weights belongs to one --model timm:NAME; describe others in a manifest (`care models add`)."
+        )
+    if seeds is not None:
+        names = [f"{name}-{number}" for name in names for number in range(seeds)]
+    return [trained.find(catalog, name, weights) for name in names]
+
+
+def _show(ctx: typer.Context, found: dict, csv: bool) -> None:
+    """A table of models and what was left out, and what it does not say; exit code 1 where pixels were damaged."""
+    from care_cli.stages import evaluation_tables as tables
+
+    if ctx.obj.json:
+        output.emit(found)
+    elif csv:
+        output.table(ctx, tables.summary_rows(found), csv=True)
+    else:
+        rows = tables.table_rows(found)
+        print("\n".join(output.text_table(rows, list(rows[0]))))
+        for line in tables.remarks(found):
+            output.notice(ctx)(line)
+    if any(one["damaged"] for row in found["rows"] for one in row["models"]):
+        raise typer.Exit(1)

@@ -1,0 +1,200 @@
+"""Where in a crop a network looks: Grad-CAM (Selvaraju et al. 2017).
+
+y is how alike the crop and another one are to the network, or a logit of its classifier. A is the output of a CNN's
+last stage (C,h,w), or the tokens that a transformer's last block normalises first: behind that block only the class
+token has a gradient. The map is M = ReLU(sum_c a_c A_c), with a_c the mean over cells of dy/dA_c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from care_cli import checkpoints, encoders
+from care_cli.errors import CareError
+from care_cli.geometry import Box
+from care_cli.preparation import Preparation
+from care_cli.records import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+FAMILIES = ("timm", "care", "miewid")
+INNER = ("vit", "backbone")  # where a network that wraps one of timm's keeps it
+Score = Callable[["torch.Tensor"], "torch.Tensor"]  # the network's answer (1,D) to a number
+
+
+class Explainer:
+    """A network of timm's, or around one, whose answers can be led back to places in a crop; see `load`."""
+
+    def __init__(self, model: torch.nn.Module, settings: dict[str, Any], preparation: Preparation):
+        import torch
+
+        self.model = model.float().eval().requires_grad_(False)
+        self.preparation = preparation
+        self.scheme = getattr(model, "scheme", None)  # the points that it sees, where it sees any
+        self._mean, self._std = (torch.tensor(settings[key])[:, None, None] for key in ("mean", "std"))
+
+    @property
+    def is_vit(self) -> bool:
+        """Is it a plain transformer over patches, rather than stages of maps?"""
+        return is_vit(self.model)
+
+    def features(self, images: Sequence[Image.Image], points: np.ndarray | None = None) -> torch.Tensor:
+        """`(B,D) float32` of crops, one at a time. `points (B,K,3) float32`: shares of width and height, weight."""
+        import torch
+
+        with torch.no_grad():
+            return torch.cat(
+                [
+                    self._answer(points if points is None else points[i : i + 1])(self.pixels([image]))
+                    for i, image in enumerate(images)
+                ]
+            )
+
+    def heat(self, image: Image.Image, score: Score, points: np.ndarray | None = None) -> np.ndarray:
+        """Grad-CAM's map `(h,w) float32`, not negative, over the part of a crop that `covered` says.
+
+        `points (K,3) float32` as the network sees them: shares of the crop's width and height, weight.
+        """
+        answer = self._answer(None if points is None else points[None])
+        return (gradcam_vit if self.is_vit else gradcam_cnn)(self.model, self.pixels([image]), score, answer)
+
+    def covered(self, size: tuple[int, int]) -> Box:
+        """The rectangle `x, y, w, h` px of a crop of `size` that the network's square input shows."""
+        return self.preparation.covered(size)
+
+    def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """`(B,3,S,S) float32` of crops, prepared as for an embedding and normalised."""
+        import torch
+
+        pixels = torch.from_numpy(np.stack([self.preparation(image) for image in images])).permute(0, 3, 1, 2)
+        return (pixels.float() / 255 - self._mean) / self._std
+
+    def _answer(self, points: np.ndarray | None) -> Callable[[torch.Tensor], torch.Tensor]:
+        import torch
+
+        if points is None or self.scheme is None:
+            return self.model
+        seen = torch.from_numpy(np.ascontiguousarray(points, np.float32))
+        return lambda pixels: self.model(pixels, seen)
+
+
+def load(spec: ModelSpec, weights: Path, *, classifier: bool = False, squash: bool = False) -> Explainer:
+    """The network that `spec` describes with these weights, ending in its features, or in its `classifier`.
+
+    With `squash` it sees whole crops, whatever its own preparation. Raises CareError when the network is none of
+    timm's, when the weights do not fit, or hold no classifier where one is asked for.
+    """
+    if spec.family not in FAMILIES:
+        raise CareError(f"{spec.name} is of the family {spec.family}; Grad-CAM takes a network of timm's: timm:NAME.")
+    checkpoints.prepare_torch()
+    weights = Path(weights)
+    if classifier:
+        model, settings, preparation = _with_classifier(spec, weights)
+    else:
+        model, settings, preparation = encoders.FAMILIES[spec.family](spec, weights)
+    prepared = Preparation(**preparation)
+    return Explainer(model, settings, replace(prepared, mode="squash", crop_pct=1.0) if squash else prepared)
+
+
+def cosine_to(prototype: torch.Tensor) -> Score:
+    """y: the cosine between the network's features `(1,D)` and a prototype `(D,)`."""
+    import torch
+
+    return lambda features: torch.cosine_similarity(features[0], prototype, dim=0)
+
+
+def logit(spec: ModelSpec, network: Explainer, index: int) -> Score:
+    """y: what the classifier says of a class; CareError for one that it does not know."""
+    if not 0 <= index < network.model.num_classes:
+        raise CareError(f"{spec.name} knows classes 0 to {network.model.num_classes - 1}, but got {index}.")
+    return lambda logits: logits[0, index]
+
+
+def gradcam_cnn(
+    model: torch.nn.Module,
+    pixels: torch.Tensor,
+    score: Score,
+    answer: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> np.ndarray:
+    """Map `(h,w) float32`, not negative, of a timm CNN's last stage, for normalised `pixels (1,3,S,S)`.
+
+    `answer` is how the network is asked, when it is given more than pixels.
+    """
+    trunk = _trunk(model)
+    stage = trunk.get_submodule(trunk.feature_info[-1]["module"])
+    maps, gradient = _at(answer or model, stage, pixels, score)
+    if getattr(trunk, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin
+        maps, gradient = maps.permute(0, 3, 1, 2), gradient.permute(0, 3, 1, 2)
+    return _weighted(maps[0], gradient[0])
+
+
+def gradcam_vit(
+    model: torch.nn.Module,
+    pixels: torch.Tensor,
+    score: Score,
+    answer: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> np.ndarray:
+    """Map `(h,w) float32`, not negative, of the tokens behind `blocks[-1].norm1` of a timm ViT; prefix tokens out."""
+    trunk = _trunk(model)
+    tokens, gradient = _at(answer or model, trunk.blocks[-1].norm1, pixels, score)
+    height, width = trunk.patch_embed.grid_size
+
+    def grid(x: torch.Tensor) -> torch.Tensor:
+        return x[0, trunk.num_prefix_tokens :].T.reshape(-1, height, width)
+
+    return _weighted(grid(tokens), grid(gradient))
+
+
+def is_vit(model: torch.nn.Module) -> bool:
+    """Is it a plain transformer over patches, rather than stages of maps?"""
+    trunk = _trunk(model)
+    return hasattr(trunk, "num_prefix_tokens") and hasattr(trunk.blocks[-1], "norm1")
+
+
+def _trunk(model: torch.nn.Module) -> torch.nn.Module:
+    """timm's own network in one that adds something to it."""
+    return next((inner for name in INNER if (inner := getattr(model, name, None)) is not None), model)
+
+
+def _at(
+    answer: Callable[[torch.Tensor], torch.Tensor], stage: torch.nn.Module, pixels: torch.Tensor, score: Score
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a stage answers, and the gradient of y by it; nothing before the stage is differentiated."""
+    import torch
+
+    held: list[torch.Tensor] = []
+
+    def hold(module: Any, given: Any, answer: torch.Tensor) -> torch.Tensor:
+        held.append(answer.detach().requires_grad_(True))
+        return held[0].clone()  # what follows may work in place, which a leaf forbids
+
+    hook = stage.register_forward_hook(hold)
+    try:
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(score(answer(pixels)), held[0])
+    finally:
+        hook.remove()
+    return held[0].detach(), gradient
+
+
+def _weighted(maps: torch.Tensor, gradient: torch.Tensor) -> np.ndarray:
+    """ReLU(sum_c a_c A_c) of maps and gradient `(C,h,w)`, with a_c the gradient's mean over cells."""
+    return (gradient.mean((1, 2))[:, None, None] * maps).sum(0).relu().float().numpy()
+
+
+def _with_classifier(spec: ModelSpec, weights: Path) -> encoders.Built:
+    model = encoders.build_backbone(spec.architecture)
+    state = checkpoints.load_state(weights)
+    classes = [state[f"{name}.weight"] for name in encoders.classifier_layers(model) if f"{name}.weight" in state]
+    if not classes:
+        raise CareError(f"{weights.name} holds no classifier: compare with other crops of the animal instead.")
+    model.reset_classifier(len(classes[0]))
+    encoders.load_weights(model, state, weights)
+    return model, *encoders.as_timm_says(model, spec.architecture, encoders.stated(spec))

@@ -1,0 +1,168 @@
+"""What `care evaluate` found, as rows of a table and in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from care_cli.evaluation.metrics import METRICS
+from care_cli.stages.evaluation_rows import EVENT, PLAIN
+
+HEADINGS = {
+    "top1": "top-1 %",
+    "cmc5": "CMC@5",
+    "cmc10": "CMC@10",
+    "mAP": "mAP %",
+    "mINP": "mINP",
+    "balanced": "balanced",
+    "NGR": "NGR",
+}
+WITH_INTERVAL = ("top1", "mAP")
+TOLD = {
+    PLAIN: "nothing left out",
+    EVENT: "own event",
+    "day": "own day",
+    "flank": "other flanks",
+    "camera": "own animal at own deployment",
+}
+
+
+def summary_rows(found: dict) -> list[dict]:
+    """A row for each row and variant of the protocol, all figures as shares of 1.
+
+    `_half` is over seeds of training, `_low` and `_high` over animals.
+    """
+    return [
+        {
+            "model": row["name"],
+            "method": row["method"],
+            "seeds": len(row["models"]),
+            "variant": variant,
+            "queries": told["queries"],
+            "without_match": told["without_match"],
+            **{
+                f"{name}{suffix}": (told["metrics"] or {}).get(name, {}).get(key)
+                for name in METRICS
+                for suffix, key in (("", "mean"), ("_half", "half"), ("_low", "low"), ("_high", "high"))
+            },
+        }
+        for row in found["rows"]
+        for variant, told in {row["variant"]: row, **row["variants"]}.items()
+    ]
+
+
+def table_rows(found: dict) -> list[dict]:
+    """As a person reads it: percent, a row for each model and variant of the protocol."""
+    return [
+        {
+            "model": row["name"],
+            **({"seeds": len(row["models"])} if any(len(one["models"]) > 1 for one in found["rows"]) else {}),
+            "left out": left_out(variant),
+            "queries": told["queries"],
+            **{
+                heading: percent((told["metrics"] or {}).get(name), interval=name in WITH_INTERVAL)
+                for name, heading in HEADINGS.items()
+            },
+        }
+        for row in found["rows"]
+        for variant, told in {row["variant"]: row, **row["variants"]}.items()
+    ]
+
+
+def left_out(variant: str) -> str:
+    """What a variant of the protocol leaves out, in words."""
+    return ", ".join(TOLD[name] for name in variant.split("+")) if variant != PLAIN else "-"
+
+
+def percent(figure: dict[str, Any] | None, interval: bool = True) -> str:
+    """A figure in percent; ± over seeds where there are several, else the ends of its interval over animals."""
+    if figure is None or figure["mean"] is None:
+        return "-"
+    text = f"{100 * figure['mean']:.1f}"
+    if figure.get("half") is not None:
+        return f"{text} ± {100 * figure['half']:.1f}"
+    if interval and figure.get("low") is not None:
+        return f"{text} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
+    return text
+
+
+def remarks(found: dict) -> list[str]:
+    """What the table does not say: who was asked, differences, new animals, leaks, what was left out."""
+    lines = [_asked(found)]
+    for one in found["differences"]:
+        lines += [_difference(one)]
+    for row in found["rows"]:
+        lines += _open_set(row) + _leaks(row)
+    data = found["data"]
+    if data["without_match"]:
+        lines.append(f"{data['without_match']} queries have nothing to find and are left out.")
+    if data["left_out"]:
+        lines.append(f"Left out: {data['left_out']} crops without sound pixels; `care doctor` says what to do.")
+    if data["without_event"]:
+        lines.append(
+            f"{data['without_event']} crops have no time, so that neighbours of their burst stay in the gallery."
+        )
+    return lines
+
+
+def _asked(found: dict) -> str:
+    data, protocol, split = found["data"], found["protocol"], found["split"]
+    how = {
+        "loo": "each asks all others",
+        "qg": f"{100 * protocol.get('query_share', 0):.0f} % of an animal's crops ask the rest",
+    }[protocol["kind"]]
+    where = f"part {split['part']} of the split {split['name']}" if split else "all named crops, for no split was named"
+    known = " The models know these animals (closed set)." if found["closed_set"] else ""
+    chance = (found["rows"][0]["metrics"] or {}).get("random")
+    return (
+        f"{data['crops']} crops of {data['individuals']} individuals in {data['events']} events ({where}); {how}. "
+        f"By chance top-1 would be {percent(chance, interval=False)} %.{known}"
+    )
+
+
+def _difference(one: dict) -> str:
+    said = [
+        f"{HEADINGS[name].removesuffix(' %')} {100 * figure['mean']:+.1f}"
+        + ("" if figure["low"] is None else f" [{100 * figure['low']:+.1f}, {100 * figure['high']:+.1f}]")
+        for name, figure in one["metrics"].items()
+        if name in ("top1", "mAP", "balanced") and figure["mean"] is not None
+    ]
+    over = f"{one['seeds']} seeds" if one["paired_over"] == "seeds" else "individuals"
+    return f"{one['row']} against {one['baseline']}, paired over {over}: {', '.join(said)} points."
+
+
+def _open_set(row: dict) -> list[str]:
+    told = row["open_set"]
+    if told is None:
+        return []
+    names = ("AUROC", "EER", "TPR5", "BAKS", "BAUS", "root")
+    words = {"TPR5": "known at 5 % false", "root": "√(BAKS·BAUS)"}
+    said = [f"{words.get(name, name)} {percent(told['metrics'][name])}" for name in names if name in told["metrics"]]
+    chosen = (
+        f"threshold chosen on {told['threshold_from']}"
+        if told["threshold_from"]
+        else "no validation part to choose a threshold on, so BAKS and BAUS stay open"
+    )
+    return [f"{row['name']}, {100 * told['share']:.0f} % of the animals unknown: {', '.join(said)} ({chosen})."]
+
+
+def _leaks(row: dict) -> list[str]:
+    told, lines = row["leaks"], []
+    if told is None:
+        return []
+    for variant, one in told["background"].items():
+        if one["metrics"] is not None:
+            lines.append(
+                f"{row['name']}, backgrounds alone ({left_out(variant) if variant != PLAIN else TOLD[PLAIN]}): top-1 "
+                f"{percent(one['metrics']['top1'])} %, by chance {percent(one['metrics']['random'], interval=False)} %."
+            )
+    if told["bordered"]:
+        lines.append(
+            f"{told['bordered']} crops are filled by the animal: of them a border was left, which may show it."
+        )
+    if told["own_event"]:
+        own = told["own_event"]
+        lines.append(
+            f"{row['name']}, top-1 with photos of the same event in the gallery, as a random split has them (leaky): "
+            f"{percent(own['with'])} %; without: {percent(own['without'])} %."
+        )
+    return lines
