@@ -1,4 +1,4 @@
-"""A training that is killed at random moments, or finds no room: given again it ends in the same weights, bit by bit."""
+"""A training that is killed or finds no room: given again it ends in the same weights, bit by bit."""
 
 from __future__ import annotations
 
