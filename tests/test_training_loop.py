@@ -441,13 +441,13 @@ save_file(trained.model.state_dict(), Path({folder!r}) / f"model-{{os.environ['R
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns_from_twice_the_batches(tmp_path: Path) -> None:
-    """Launched by accelerate over gloo: gradients are averaged, only the first process writes."""
+    """As launchers of several processes do it, over gloo: gradients are averaged, only the first process writes."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "run")), encoding="utf-8")
     (tmp_path / "run").mkdir()
-    command = "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", script
+    command = "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script
     path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MASTER_PORT": "29517"}
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-m", *map(str, command)], check=True, env=environment, timeout=300)
     first, second = (load_file(tmp_path / "run" / f"model-{rank}.safetensors") for rank in (0, 1))
     alone = weights(train(colours(), settings(accumulate=2, precision="f32", epochs=2)))

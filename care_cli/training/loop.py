@@ -184,7 +184,7 @@ def train(
     bar.close()
     history.close()
 
-    model = finished().cpu()
+    model = finished().cpu().to(memory_format=torch.contiguous_format)
     if best:
         model.load_state_dict(best_weights)
     return Trained(model, history.rows, best or {"step": done, "metrics": {}}, resumed)

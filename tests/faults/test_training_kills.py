@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of a training: given again it ends in the same weights, bit by bit."""
+"""A training that is killed or finds no room: given again it ends in the same weights, bit by bit."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 KILLS = 10
+LONGEST = 120  # seconds until what is waited for must have come
 TRAINER = Path(__file__).with_name("trainer.py")
 
 
@@ -31,13 +32,22 @@ class Trainer:
         self.process = subprocess.Popen([sys.executable, str(TRAINER)], env=environment, **pipes)
         assert self.process.stdout.readline() == "ready\n"
 
-    def train(self, folder: Path, seconds: float | None = None) -> int:
-        """Its exit code; killed after so many seconds, or never."""
-        self.process.stdin.write(f"{folder}\n")
+    def train(
+        self, folder: Path, seconds: float | None = None, until: Path | None = None, largest: int = 1 << 40
+    ) -> int:
+        """Its exit code; killed after so many seconds, or when a file is there, or never.
+
+        No file may have more than `largest` bytes.
+        """
+        self.process.stdin.write(f"{folder} {largest}\n")
         self.process.stdin.flush()
         pid = int(self.process.stdout.readline())
-        if seconds is not None:
-            time.sleep(seconds)
+        deadline = time.monotonic() + LONGEST
+        while until is not None and not until.exists():
+            assert time.monotonic() < deadline, f"{until} did not come"
+            time.sleep(0.005)
+        if seconds is not None or until is not None:
+            time.sleep(seconds or 0.0)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return int(self.process.stdout.readline())
@@ -69,3 +79,16 @@ def test_a_killed_training_ends_in_the_same_weights(trainer: Trainer, tmp_path: 
     for name in ("last.safetensors", "best.safetensors"):
         ours, theirs = load_file(broken / name), load_file(whole / name)
         assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(trainer: Trainer, tmp_path: Path) -> None:
+    last = tmp_path / "last.safetensors"
+    assert trainer.train(tmp_path, largest=500_000) == 2  # not even the first one has room
+    assert "last.safetensors cannot be written" in (tmp_path / "refusal").read_text() and not last.exists()
+    assert trainer.train(tmp_path, until=last) == -signal.SIGKILL
+    before = last.read_bytes()
+    assert trainer.train(tmp_path, largest=500_000) == 2
+    said = (tmp_path / "refusal").read_text()
+    assert "the one before it is whole. Make room and give the same command again" in said
+    assert last.read_bytes() == before and not list(tmp_path.glob("*.part"))
+    assert trainer.train(tmp_path) == 0

@@ -1,15 +1,19 @@
-"""A small training in a process that may be killed: `trainer.py` obeys folders, one a line of stdin.
+"""A small training in a process that may be killed: `trainer.py` obeys lines of stdin, "FOLDER LARGEST".
 
-It imports torch once and forks for every order. The training's folder gets `weights` with their digest at the end.
+It imports torch once and forks for every order. The training's folder gets `weights` with their digest at the end, or
+`refusal`; no file may grow beyond LARGEST bytes, as on a disk without room.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from pathlib import Path
 
 import numpy as np
+
+from care_cli.errors import CareError
 
 EPOCHS = 20
 
@@ -27,10 +31,21 @@ def main() -> None:
     for line in sys.stdin:
         process = os.fork()
         if process == 0:
-            learn(Path(line.strip()))
-            os._exit(0)
+            obey(*line.split())
         print(process, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+
+
+def obey(folder: str, largest: str) -> None:
+    """Train, in a process that ends here: 0, or 2 for a refusal."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest), resource.RLIM_INFINITY))
+    try:
+        learn(Path(folder))
+    except CareError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        (Path(folder) / "refusal").write_text(str(error), encoding="utf-8")
+        os._exit(2)
+    os._exit(0)
 
 
 def learn(folder: Path) -> None:
