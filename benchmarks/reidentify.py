@@ -23,6 +23,12 @@ from care_cli.records import Selection
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NO_CHANCE = ("flip", "rotation", "zoom", "shift", "grey", "light", "noise", "ops")  # augmentations that are left out
 BATCH = 32
+SETTINGS = [
+    part
+    for setting in (f"individuals={BATCH}", "photos=1", "accumulate=1", "augmentation.crop=0.8",
+                    *(f"augmentation.{name}=0" for name in NO_CHANCE))
+    for part in ("--set", setting)
+]  # fmt: skip
 
 
 def main() -> None:
@@ -61,12 +67,9 @@ def ours(given: argparse.Namespace, seed: int) -> Path:
     """Our training of a seed."""
     path = given.work / f"care-{seed}.safetensors"
     if not path.exists():
-        settings = {"individuals": BATCH, "photos": 1, "accumulate": 1, "epochs": given.epochs}
-        settings |= {"augmentation.crop": 0.8} | {f"augmentation.{name}": 0 for name in NO_CHANCE}
-        changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         care(given, "train", "--method", "wildlife", "--name", f"care-{seed}", "--seed", seed, "--backbone",
              given.architecture, "--weights", given.weights, "--size", given.size, "--learning-rate", given.rate,
-             "--split", given.split, "--out", given.work, *changes)  # fmt: skip
+             "--split", given.split, "--out", given.work, "--set", f"epochs={given.epochs}", *SETTINGS)  # fmt: skip
     return path
 
 
@@ -74,7 +77,7 @@ def theirs(given: argparse.Namespace, seed: int) -> Path:
     """The peer's training of a seed, as a checkpoint that `care` reads."""
     path = given.work / f"wildlife-tools-{seed}.safetensors"
     if not path.exists():
-        photos, digests = exported(given)
+        photos, digests = exported(given.catalog, given.split, given.work)
         raw = given.work / "raw.safetensors"
         options = [
             "--size",
@@ -95,14 +98,14 @@ def theirs(given: argparse.Namespace, seed: int) -> Path:
     return path
 
 
-def exported(given: argparse.Namespace) -> tuple[Path, list[str]]:
+def exported(catalog: Path, split: str, work: Path) -> tuple[Path, list[str]]:
     """The stored crops of the training part as files, listed as `trainer` reads them, and their digests."""
-    listing, folder = given.work / "photos.json", given.work / "photos"
+    listing, folder = work / "photos.json", work / "photos"
     folder.mkdir(exist_ok=True)
-    with Catalog(given.catalog) as catalog:
-        parts = catalog.split_parts(given.split)
-        names = {row["crop"]: row["individual"] for row in catalog.crop_rows(Selection(category="animal"))}
-        stored = catalog.pixels(crop for crop, part in parts.items() if part == "train")
+    with Catalog(catalog) as opened:
+        parts = opened.split_parts(split)
+        names = {row["crop"]: row["individual"] for row in opened.crop_rows(Selection(category="animal"))}
+        stored = opened.pixels(crop for crop, part in parts.items() if part == "train")
     files = {crop: folder / f"{crop}.jpg" for crop in stored}
     for crop, jpeg in stored.items():
         files[crop].write_bytes(jpeg)
