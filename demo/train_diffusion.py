@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from care_cli.training.loop import has_bf16
+from care_cli.training.precision import has_bf16
 from demo.train_data import render_chips
 from scenes import SPECIES
 from scenes.seeds import TRAIN

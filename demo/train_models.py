@@ -13,7 +13,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -24,11 +24,6 @@ from care_cli.embedders import load_embedder
 from care_cli.encoders import save_embedder
 from care_cli.matching import Thresholds
 from care_cli.records import ModelSpec
-from care_cli.training.augment import Augmentation
-from care_cli.training.config import TrainConfig
-from care_cli.training.data import LabelledCrops
-from care_cli.training.detector import DetectorConfig, train_detector
-from care_cli.training.loop import train
 from care_cli.weights import file_sha256
 from care_cli.yolo import save_detector
 from demo import train_diffusion
@@ -38,6 +33,10 @@ from demo.train_data import CLASSES, PHOTOS_A_PLACE, render_chips, render_photos
 from demo.train_diffusion import Recipe, make_diffusion
 from scenes import SPECIES
 from scenes.seeds import TEST, TRAIN, TUNE
+
+if TYPE_CHECKING:  # training loads torch, which the processes that render do without
+    from care_cli.training.config import TrainConfig
+    from care_cli.training.detector import DetectorConfig
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "weights"
 ARCHITECTURE = STEM_VIT
@@ -94,6 +93,8 @@ def main() -> None:
 
 def make_detector(plan: Plan, work: Path, path: Path) -> Path:
     """Render photos, train YOLO11n on them, write it to `path`."""
+    from care_cli.training.detector import DetectorConfig, train_detector
+
     render_photos(work, "train", TRAIN[: plan.places], TRAIN[1000:2000])
     render_photos(work, "val", TUNE[900 : 900 + max(2, plan.places // 8)], TUNE[500:600])
     cfg = DetectorConfig(epochs=plan.epochs, close_mosaic=max(1, plan.epochs // 4))
@@ -126,6 +127,9 @@ def detector_header(plan: Plan, cfg: DetectorConfig, metrics: dict[str, float]) 
 def make_embedder(plan: Plan, detector: Path, carrier: Carrier, path: Path) -> Path:
     """Render chips, carry points to them, train a CKPE model, fix its thresholds through the whole chain, and write it
     to `path`."""
+    from care_cli.training.data import LabelledCrops
+    from care_cli.training.loop import train
+
     seeds = TRAIN[: plan.individuals]
     chips, labels = render_chips(seeds, plan.chips, OPTIONS["img_size"])
     points = points_of(carrier, chips, np.asarray(seeds)[labels])
@@ -151,6 +155,9 @@ def points_of(carrier: Carrier, chips: np.ndarray, seeds: np.ndarray) -> np.ndar
 
 def embedder_recipe(plan: Plan) -> TrainConfig:
     """ArcFace alone on one photo of each of many animals, `plan.steps` times."""
+    from care_cli.training.augment import Augmentation
+    from care_cli.training.config import TrainConfig
+
     individuals = min(96, plan.individuals)
     return TrainConfig(
         method="ckpe",

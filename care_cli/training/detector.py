@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from care_cli.errors import CareError
-from care_cli.training.loop import has_bf16
+from care_cli.training.precision import has_bf16
 from care_cli.yolo import prepare_ultralytics
 
 if TYPE_CHECKING:

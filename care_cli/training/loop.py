@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from care_cli.errors import CareError
 from care_cli.evaluation import curves
-from care_cli.training import methods, state
+from care_cli.training import methods, precision, state
 from care_cli.training.batches import Batch, bites, prepared, seed_of
 from care_cli.training.config import TrainConfig
 from care_cli.training.data import LabelledCrops
@@ -96,7 +96,7 @@ def train(
     learner = learner.to(place, memory_format=torch.channels_last)
     optimizer = _optimizer(cfg, learner)
     average = AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(cfg.ema), use_buffers=True) if cfg.ema else None
-    dtype = _dtype(cfg.precision, place)
+    dtype = precision.dtype(cfg.precision, place)
     scaler = torch.amp.GradScaler(place.type, enabled=dtype == torch.float16)
 
     # where an earlier run of this training stopped
@@ -334,22 +334,6 @@ def rate_at(step: int, steps: int, warmup: float, least: float = 0.0) -> float:
     if step < rise:
         return (step + 1) / rise
     return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-
-def has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 natively, so that it pays."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    """What products are computed in."""
-    if precision == "auto":
-        on_card = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16" if on_card or (device.type == "cpu" and has_bf16()) else "f32"
-    known = {"bf16": torch.bfloat16, "fp16": torch.float16, "f32": torch.float32}
-    if precision not in known:
-        raise CareError(f"The precision is auto, {', '.join(known)}, got {precision!r}.")
-    return known[precision]
 
 
 def _device(name: str) -> torch.device:
