@@ -29,7 +29,8 @@ from scenes import MIRROR_PAIRS, SPECIES, make_individual, render_chip
 from scenes.seeds import TEST, TRAIN
 
 DIFFICULTY = (0.15, 0.5)  # of a chip, drawn evenly; fixed on other animals so that `vit` has 50 to 85 %
-LEARNED, ASKED = TRAIN[2000:2110], TEST[500:560]  # seeds of individuals: train and validation, test
+ANIMALS = [*TRAIN[2000:2110], *TEST[500:560]]  # seeds of individuals; the split draws who is learned from and who asked
+ASKED, WATCHED = 60, 10  # of them in the test part, and in the validation part
 ANNOTATED = TRAIN[2200:2248]  # twelve of each species: an expert annotates the four that share most points
 REFERENCES = 4  # annotated crops of a species
 PHOTOS = 16  # of each individual
@@ -144,7 +145,7 @@ def prepare(folder: Path, extractor: Sequence[object]) -> dict[str, Chain]:
         return catalogs
     photos = folder / "photos"
     photos.mkdir(parents=True)
-    done = in_processes(partial(write_chips, folder=str(photos)), [*LEARNED, *ASKED, *ANNOTATED], "chips")
+    done = in_processes(partial(write_chips, folder=str(photos)), [*ANIMALS, *ANNOTATED], "chips")
     records = [record for one in done for record in one]
     with (folder / "photos.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -172,7 +173,7 @@ def main() -> None:
     given = parser.parse_args()
     extractor = ["--extractor", given.extractor, *(["--weights", given.weights] if given.weights else [])]
     catalogs = prepare(given.keep, extractor)
-    test = f"{len(ASKED) / (len(LEARNED) + len(ASKED)):.6f}"
+    test, val = (round(number / len(ANIMALS), 6) for number in (ASKED, WATCHED))
     figures = {}
     for name in given.rows:
         row = ROWS[name]
@@ -181,7 +182,7 @@ def main() -> None:
         asked = [part for setting in settings for part in ("--set", setting)]
         care.care("train", "--method", row.method, "--name", name, "--seeds", given.seeds, "--backbone", BACKBONE,
                   "--size", 64, *asked,
-                  "--test", test, "--val", 0.06)  # fmt: skip
+                  "--test", test, "--val", val)  # fmt: skip
         care.care("evaluate", "--model", name, "--seeds", given.seeds, "--protocol", "loo")
         figures[name] = care.json("evaluate", "--model", name, "--seeds", given.seeds, "--protocol", "loo")
         (given.keep / "figures.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
