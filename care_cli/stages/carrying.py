@@ -19,7 +19,7 @@ from care_cli.images import decode_jpeg
 from care_cli.keypoints.points import other_side
 from care_cli.records import CropFrame, Keypoints, NamedPoint, Selection
 from care_cli.stages.extractors import worded
-from care_cli.stages.index import stored
+from care_cli.stages.index import Stored, stored
 from care_cli.stages.pipeline import ahead, batches
 
 if TYPE_CHECKING:
@@ -79,12 +79,12 @@ def _count(number: int) -> str:
     return f"{'is' if number == 1 else 'are'} {number or 'none'}"
 
 
-def _decodes(crop: tuple[int, bytes]) -> tuple[int, bool]:
+def _decodes(crop: Stored) -> tuple[int, bool]:
     try:
-        decode_jpeg(crop[1])
+        decode_jpeg(crop.jpeg)
     except CareError:
-        return crop[0], False
-    return crop[0], True
+        return crop.crop_id, False
+    return crop.crop_id, True
 
 
 def _inside(said: Keypoints, frame: CropFrame) -> tuple[dict[str, tuple[float, float]], int]:
