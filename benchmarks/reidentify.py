@@ -46,6 +46,11 @@ def main() -> None:
     parser.add_argument("--exclude", help="event or day, as `care evaluate` takes it")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
+    with Catalog(given.catalog) as catalog:
+        if "val" in catalog.split_parts(given.split).values():
+            parser.error(
+                "The split has a validation part, by which ours would choose its best checkpoint and the peer not."
+            )
     models = [path for seed in range(given.seeds) for path in (ours(given, seed), theirs(given, seed))]
     models.append(checkpoint(given, "frozen", given.weights, {}))
     asked = [part for path in models for part in ("--model", path)]
