@@ -152,13 +152,23 @@ def test_seeds_are_one_row_and_compared_pair_by_pair(herd: Path, tmp_path: Path)
         assert figure["values"] == pytest.approx(each) and figure["mean"] == pytest.approx(np.mean(each))
         assert figure["half"] == pytest.approx(4.302653 * np.std(each, ddof=1) / 3**0.5, abs=1e-6)
     (gain,) = found["differences"]
-    assert (gain["row"], gain["baseline"], gain["paired_over"], gain["seeds"]) == ("ours", "other", "seeds", 3)
+    assert (gain["row"], gain["baseline"], gain["seeds"]) == ("ours", "other", 3)
     values = np.subtract(*(row["metrics"]["top1"]["values"] for row in found["rows"][::-1]))
     assert gain["metrics"]["top1"]["mean"] == pytest.approx(values.mean())
     half = 4.302653 * values.std(ddof=1) / 3**0.5
-    assert gain["metrics"]["top1"]["high"] == pytest.approx(values.mean() + half, abs=1e-6)
+    assert gain["metrics"]["top1"]["half"] == pytest.approx(half, abs=1e-6)
+    shown = gain["metrics"]["top1"]
+    assert shown["low"] < shown["mean"] < shown["high"]  # and over the animals
+    lines = [*map(str, evaluation_tables.table_rows(found)), *evaluation_tables.remarks(found)]
+    top = found["rows"][0]["metrics"]["top1"]
+    ends = f"[{100 * top['low']:.1f}, {100 * top['high']:.1f}]"
+    assert f"{100 * top['mean']:.1f} ± {100 * top['half']:.1f} {ends}" in lines[0]
+    said = f"{100 * shown['mean']:+.1f} ± {100 * half:.1f} [{100 * shown['low']:+.1f}, {100 * shown['high']:+.1f}]"
+    assert any(said in line for line in lines) and not any("Two seeds" in line for line in lines)
+    assert any("Two seeds" in line for line in evaluation_tables.remarks(asked(herd, [*other[:2], *ours[:2]])))
     swapped = asked(herd, [other[0], ours[0]], baseline="ours-0")["differences"]
-    assert (swapped[0]["row"], swapped[0]["paired_over"]) == ("other-0", "individuals")
+    assert (swapped[0]["row"], swapped[0]["seeds"]) == ("other-0", None)
+    assert swapped[0]["metrics"]["top1"]["half"] is None
     with pytest.raises(CareError, match="No row is called"):
         asked(herd, [ours[0]], baseline="nobody")
 

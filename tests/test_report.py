@@ -135,10 +135,9 @@ def test_figures_of_the_page_are_those_of_the_result(written):
     text = (folder / "index.html").read_text("utf-8")
     for row in result["rows"]:
         top = row["metrics"]["top1"]
+        below = f"{100 * top['low']:.1f} to {100 * top['high']:.1f}"
         if len(row["models"]) > 1:
-            below = f"± {100 * top['half']:.1f}"
-        else:
-            below = f"{100 * top['low']:.1f} to {100 * top['high']:.1f}"
+            below = f"± {100 * top['half']:.1f}; {below}"
         assert f"<td>{100 * top['mean']:.1f}<small>{below}</small></td>" in text
     [difference] = result["differences"]
     assert f"<td>{100 * difference['metrics']['mAP']['mean']:+.1f}<small>" in text
@@ -284,11 +283,17 @@ def test_where_a_report_may_go(examined, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [(0.01, 0.2, "more animals right"), (-0.3, -0.1, "fewer"), (-0.1, 0.2, "no difference"), (None, None, "can't be")],
-)
-def test_a_difference_in_words(low, high, words):
-    assert words in report_tables._verdict({"mean": 0.1, "low": low, "high": high})
+    ("mean", "half", "low", "high", "words"),
+    [(0.1, None, 0.01, 0.2, "more animals right"), (-0.2, None, -0.3, -0.1, "fewer"),
+     (0.1, None, -0.1, 0.2, "no difference"), (0.1, None, None, None, "can't be"),
+     (0.1, 0.05, 0.01, 0.2, "more animals right"), (0.1, 0.11, 0.01, 0.2, "no difference"),
+     (0.1, 0.05, -0.1, 0.2, "no difference")],
+)  # fmt: skip
+def test_a_difference_in_words(mean, half, low, high, words):
+    values = [mean] if half is None else [mean] * 3
+    figure = {"mean": mean, "half": half, "values": values, "low": low, "high": high}
+    assert words in report_tables._verdict(figure)
+    assert report_tables._verdict(figure | {"values": [mean] * 2}) == "two seeds support no claim" or low is None
 
 
 def test_published_figures_stand_beside_ours(examined):

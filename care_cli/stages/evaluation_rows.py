@@ -110,7 +110,6 @@ def differences(
             {
                 "row": names[number],
                 "baseline": names[base],
-                "paired_over": "seeds" if seeds > 1 else "individuals",
                 "seeds": seeds if seeds > 1 else None,
                 "metrics": _difference(one, other, individuals, seeds, seed),
             }

@@ -17,6 +17,7 @@ HEADINGS = {
     "NGR": "NGR",
 }
 WITH_INTERVAL = ("top1", "mAP")
+TWO_SEEDS = "Two seeds support no claim of what training makes of them: train at least three (--seeds 3)."
 TOLD = {
     PLAIN: "nothing left out",
     EVENT: "own event",
@@ -74,12 +75,12 @@ def left_out(variant: str) -> str:
 
 
 def percent(figure: dict[str, Any] | None, interval: bool = True) -> str:
-    """A figure in percent; ± over seeds where there are several, else the ends of its interval over animals."""
+    """A figure in percent: ± over seeds where there are several, in brackets the ends of its interval over animals."""
     if figure is None or figure["mean"] is None:
         return "-"
     text = f"{100 * figure['mean']:.1f}"
     if figure.get("half") is not None:
-        return f"{text} ± {100 * figure['half']:.1f}"
+        text = f"{text} ± {100 * figure['half']:.1f}"
     if interval and figure.get("low") is not None:
         return f"{text} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
     return text
@@ -92,6 +93,10 @@ def _mean(figure: dict[str, Any] | None) -> str:
 def remarks(found: dict) -> list[str]:
     """What the table does not say: who was asked, differences, new animals, leaks, what was left out."""
     lines = [_asked(found)]
+    if any(len(row["models"]) > 1 for row in found["rows"]):
+        lines.append("± is over seeds of training, brackets are over animals; 95 % each.")
+    if any(len(row["models"]) == 2 for row in found["rows"]):
+        lines.append(TWO_SEEDS)
     for one in found["differences"]:
         lines += [_difference(one)]
     for row in found["rows"]:
@@ -126,11 +131,12 @@ def _asked(found: dict) -> str:
 def _difference(one: dict) -> str:
     said = [
         f"{HEADINGS[name].removesuffix(' %')} {100 * figure['mean']:+.1f}"
+        + ("" if figure["half"] is None else f" ± {100 * figure['half']:.1f}")
         + ("" if figure["low"] is None else f" [{100 * figure['low']:+.1f}, {100 * figure['high']:+.1f}]")
         for name, figure in one["metrics"].items()
         if name in ("top1", "mAP", "balanced") and figure["mean"] is not None
     ]
-    over = f"{one['seeds']} seeds" if one["paired_over"] == "seeds" else "individuals"
+    over = f"{one['seeds']} seeds (±) and over individuals" if one["seeds"] else "individuals"
     return f"{one['row']} against {one['baseline']}, paired over {over}: {', '.join(said)} points."
 
 
