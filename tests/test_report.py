@@ -7,6 +7,7 @@ import io
 import json
 import re
 from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 
 import catalogs
@@ -21,7 +22,7 @@ from care_cli.catalog import Catalog
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
 from care_cli.evaluation.protocols import Protocol
-from care_cli.records import NamedPoint
+from care_cli.records import KeypointScheme, NamedPoint
 from care_cli.stages import evaluate_reid, report, report_evidence, report_tables
 from care_cli.stages.evaluate_reid import EvaluateConfig
 
@@ -223,6 +224,24 @@ def test_a_network_that_sees_points_is_explained_with_them(examined):
         frame = 40 - 8, 30 - 6, 96, 72  # the box, grown by a tenth on each side
         expected = [((60 - frame[0]) / 96, (50 - frame[1]) / 72, 1), ((100 - frame[0]) / 96, (70 - frame[1]) / 72, 1)]
         np.testing.assert_allclose(told.points, expected, atol=1e-6)
+
+
+def test_points_are_those_of_the_index_s_own_run(examined):
+    """What a model was shown of another run than the standing points is what its picture shows."""
+    from types import SimpleNamespace
+
+    folder, result = examined
+    with Catalog(folder / "care.db") as catalog, catalog.transaction():
+        crop, index_run = result["crops"]["all"][0], result["rows"][1]["models"][0]["run"]
+        other = catalog.begin_run("propagate-keypoints", {"other": 1})
+        standing = catalog.keypoints([crop])[crop]
+        moved = replace(standing, kp_image=standing.kp_image + 8.0)
+        catalog.add_keypoints(other, [moved])
+        settings = json.loads(catalog.run(index_run, "index")["settings"]) | {"keypoints_run": other}
+        own = catalog.begin_run("index", settings, registry.recall(json.loads(catalog.run(index_run, "index")["spec"])))
+        network = SimpleNamespace(scheme=KeypointScheme(("eye", "tail"), {}))
+        before, after = (report_evidence._points(catalog, network, run, [crop]) for run in (index_run, own))
+    np.testing.assert_allclose(after[0, :, :2] - before[0, :, :2], [[8 / 96, 8 / 72]] * 2, atol=1e-6)
 
 
 def test_weights_that_went_are_said_and_the_rest_is_written(examined, tmp_path):
