@@ -175,14 +175,14 @@ def test_a_killed_ablation_goes_on_and_a_finished_one_stands(catalog, cfg, pair,
     cfg = replace(cfg, name=pair, seeds=(0, 1), templates={"expert": "random"})
     measure, done = evaluate_reid.measure, []
 
-    def killed(catalog, spec, ids, asked):
+    def killed(catalog, spec, asked):
         if spec.name.startswith("ckpe"):  # it is shown the points that it learned with
             shown = catalog.keypoints([4], asked.points_run)[4]
             assert shown.names == ("a", "b") and catalog.run_settings(asked.points_run)["features"]["size"] == 96
         if len(done) == 3:  # in the second cell, between its seeds
             raise KeyboardInterrupt
         done.append(spec.name)
-        return measure(catalog, spec, ids, asked)
+        return measure(catalog, spec, asked)
 
     monkeypatch.setattr(evaluate_reid, "measure", killed)
     with pytest.raises(KeyboardInterrupt):

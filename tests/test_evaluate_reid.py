@@ -21,7 +21,7 @@ from care_cli.evaluation import open_set
 from care_cli.evaluation.protocols import Protocol
 from care_cli.images import decode_jpeg
 from care_cli.records import ModelSpec
-from care_cli.stages import evaluate_reid, evaluation_tables, index
+from care_cli.stages import evaluate_reid, evaluation_tables, index, report, report_tables
 from care_cli.stages.evaluate_reid import EvaluateConfig
 
 BOX = (110.0, 70.0, 100.0, 100.0)  # the animal, px of the image frame
@@ -234,7 +234,11 @@ def test_new_animals_and_a_threshold_that_the_test_part_did_not_choose(tmp_path:
     path = named(tmp_path / "care.db", animals=10, photos=3)
     spec = checkpoint(tmp_path, "shaken", noise=1.0)
     alone = asked(path, [spec])["rows"][0]["open_set"]
-    assert alone["threshold_from"] is None and set(alone["metrics"]) == {"AUROC", "EER", "TPR5"}
+    assert (
+        "--split" in alone["no_threshold"]
+        and alone["threshold_from"] is None
+        and set(alone["metrics"]) == {"AUROC", "EER", "TPR5"}
+    )
     assert asked(path, [spec], open_share=0)["rows"][0]["open_set"] is None
     with Catalog(path) as catalog:
         crops = catalog.names_of_crops()
@@ -259,6 +263,24 @@ def test_new_animals_and_a_threshold_that_the_test_part_did_not_choose(tmp_path:
     rows = [i for i, name in enumerate(names) if name in NAMES[:4]]
     cuts = np.nextafter(np.unique(similarity[np.ix_(rows, rows)]), np.float32(2))  # just above each similarity
     assert worth(cut) == pytest.approx(max(map(worth, cuts)))
+
+
+def test_too_few_validation_animals_are_counted_and_a_random_split_is_called_leaky(tmp_path: Path) -> None:
+    path = named(tmp_path / "care.db")
+    with Catalog(path) as catalog:
+        names = catalog.names_of_crops()
+        few = {crop: "val" if name == NAMES[0] else "test" for crop, name in names.items()}
+        catalog.put_split("few", {"by": "individual"}, few)
+        catalog.put_split("mixed", {"by": "random"}, dict.fromkeys(names, "test"))
+    lines = evaluation_tables.remarks(asked(path, split="few"))
+    assert "the split few (by individual)" in lines[0] and not any("leaky" in line for line in lines)
+    assert any("has 1 animal," in line and "needs 4" in line and "--val" in line for line in lines)
+    found = asked(path, split="mixed")
+    lines = evaluation_tables.remarks(found)
+    assert any("random" in line and "leaky and flatter" in line for line in lines)
+    assert "leaky and flatter" in report._results(found) and "by random" in report_tables.data_words(found)
+    chance = [row["chance %"] for row in evaluation_tables.table_rows(found)]
+    assert chance == ["13.0", "9.1"]  # 3 of 23 others, and 2 of 22 without the own visit
 
 
 @pytest.mark.parametrize("by_place", [True, False])
@@ -306,12 +328,10 @@ def test_damaged_pixels_are_left_out_for_every_model(tmp_path: Path) -> None:
 def test_measure_is_a_row_of_one(herd: Path) -> None:
     spec = registry.find("demo-embedder")
     with Catalog(herd) as catalog:
-        ids = sorted(catalog.names_of_crops())
-        found = evaluate_reid.measure(catalog, spec, None, EvaluateConfig(engine="torch"))
-        some = evaluate_reid.measure(catalog, spec, ids[:12], EvaluateConfig(engine="torch"))
+        found = evaluate_reid.measure(catalog, spec, EvaluateConfig(engine="torch"))
     row = asked(herd)["rows"][0]
     assert found["metrics"] == {name: figure["mean"] for name, figure in row["metrics"].items()}
-    assert (found["queries"], some["queries"]) == (24, 12)
+    assert found["queries"] == 24
     assert json.loads(json.dumps(found)) == found
 
 

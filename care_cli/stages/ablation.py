@@ -192,7 +192,7 @@ def _measured(catalog: Catalog, cfg: AblationConfig, one: Planned) -> dict[int, 
         spec = registry.find(model["file"], task="embedder")
         asked = {"split": request.split.name, "part": "test", "species": request.species, "device": request.device}
         examine = replace(cfg.examine, points_run=request.points_run, **asked)
-        found = evaluate_reid.measure(catalog, spec, None, examine)
+        found = evaluate_reid.measure(catalog, spec, examine)
         kept = {"model": model["name"], **{name: found[name] for name in ("queries", "metrics", "variants")}}
         with catalog.transaction():
             run_id = catalog.begin_run(COMMAND, _identity(catalog, cfg, one, model["seed"]), result=kept)

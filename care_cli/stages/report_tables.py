@@ -10,6 +10,7 @@ from typing import Any
 from care_cli.evaluation import published
 from care_cli.pages import report_html as html
 from care_cli.pages.report_html import Cell
+from care_cli.stages.evaluation_tables import split_words
 
 MEANINGS = {
     "top1": ("first right", "share of queries whose first answer shows the right animal (top-1, rank-1)"),
@@ -97,9 +98,7 @@ def data_words(result: Mapping[str, Any]) -> str:
     """Of whom was asked."""
     data, split = result["data"], result["split"]
     of = ", ".join(f"{count:,} {name}" for name, count in data["species"].items())
-    part = (
-        f" (part {split['part']} of the split {split['name']})" if split else " (all named crops: no split was named)"
-    )
+    part = f" (part {split['part']} of {split_words(split)})" if split else " (all named crops: no split was named)"
     return f"{data['individuals']:,} individuals in {data['crops']:,} crops{part}: {of}"
 
 
@@ -222,11 +221,7 @@ def open_set(result: Mapping[str, Any]) -> str:
         "crops ask and none of them answers. "
     )
     source = about["threshold_from"]
-    words += (
-        f"The threshold was chosen on {source}."
-        if source
-        else "No threshold: there is no validation part to choose it on."
-    )
+    words += f"The threshold was chosen on {source}." if source else f"{about['no_threshold'].capitalize()}."
     return html.paragraph(words) + html.table({"model": ""} | dict(OPEN[name] for name in names), lines)
 
 
