@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,8 +143,8 @@ def listing(catalog: Catalog, cfg: AblationConfig) -> dict:
 def run(catalog: Catalog, cfg: AblationConfig) -> dict:
     """Carry, train and examine what is not done yet, cell by cell; returns the table.
 
-    A cell that lacks something or fails is told and passed over. What points count for the catalog's crops is as it
-    was when all is done. Raises CareError when no cell can be done, and as `divide` does.
+    A cell that lacks something or fails is told and passed over. What points count for the catalog's crops stays as it
+    is throughout. Raises CareError when no cell can be done, and as `divide` does.
     """
     planned = plan(catalog, cfg)
     if all(one.missing for one in planned):
@@ -153,7 +152,7 @@ def run(catalog: Catalog, cfg: AblationConfig) -> dict:
         raise CareError(f"No cell of the ablation {cfg.name} can be done here. Missing: {'; '.join(lacks)}.")
     divide(catalog, cfg.request.split, Selection(category="animal", species=cfg.request.species))
     rows = []
-    with _points_kept(catalog), tqdm(planned, COMMAND, unit="cell", disable=None) as bar:
+    with tqdm(planned, COMMAND, unit="cell", disable=None) as bar:
         for one in bar:
             bar.set_postfix_str(f"{one.cell.size}, {one.cell.variant}")
             done, failure = {}, None
@@ -164,18 +163,6 @@ def run(catalog: Catalog, cfg: AblationConfig) -> dict:
                     failure = str(error)
             rows.append(_row(one, done, failure))
     return _summary(cfg, rows)
-
-
-@contextmanager
-def _points_kept(catalog: Catalog) -> Iterator[None]:
-    """Let the points that counted before count again afterwards: the newest finished propagation's do."""
-    before = [row["id"] for row in catalog.propagate_runs()]
-    try:
-        yield
-    finally:
-        if [row["id"] for row in catalog.propagate_runs()][: len(before)] != before:
-            for run_id in reversed(before):
-                catalog.finish_run(run_id)
 
 
 def _measured(catalog: Catalog, cfg: AblationConfig, one: Planned) -> dict[int, dict]:
@@ -211,6 +198,7 @@ def _carried(catalog: Catalog, cfg: AblationConfig, one: Planned) -> int:
             features=one.features,
             device=cfg.request.device,
             selection=Selection(category="animal", species=cfg.request.species),
+            stands=False,
         ),
     )
     return done["runs"][0]
