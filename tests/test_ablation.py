@@ -270,6 +270,8 @@ def test_the_command_lists_draws_and_prints(catalog, pair, weights, tmp_path, mo
     words += ["--extractor-weights", weights, "--carry", "size=96", "--carry", "block=1"]
     settings = [f"{key}={json.dumps(value)}" for key, value in SETTINGS.items()]
     words += [word for text in settings for word in ("--set", text)]
+    none = care("evaluate", "ablation", "timestep", *words[3:], "--dry-run")
+    assert none.err.count("Cannot be done here (all cells)") == 1 and "Not done" not in none.err
     plan = care(*words, "--dry-run")
     assert plan.code == 0 and plan.out.count("0 of 1") == 2, plan.err
     assert catalog.split("default") is None

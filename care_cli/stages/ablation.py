@@ -20,6 +20,7 @@ from care_cli.features import FeatureConfig
 from care_cli.records import ModelSpec, Selection, Template
 from care_cli.stages import evaluate_reid, propagate, train
 from care_cli.stages.evaluation_rows import described
+from care_cli.stages.evaluation_tables import TWO_SEEDS
 from care_cli.stages.extractors import find as find_extractor
 from care_cli.stages.splits import divide
 from care_cli.stages.train_settings import TrainRequest, pretrained, settings_of
@@ -294,6 +295,19 @@ def table_rows(found: Mapping[str, Any]) -> list[dict]:
     return lines
 
 
+def lacks(found: Mapping[str, Any]) -> list[str]:
+    """What cannot be done here and what failed, a line for each reason with the cells that it is of."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in found["rows"]:
+        for word, some in (("Cannot be done here", row["missing"]), ("Failed", filter(None, [row["failure"]]))):
+            for reason in some:
+                reasons.setdefault((word, reason), []).append(f"{row['size']}, {row['variant']}")
+    return [
+        f"{word} ({'all cells' if len(cells) == len(found['rows']) else '; '.join(cells)}): {reason}"
+        for (word, reason), cells in reasons.items()
+    ]
+
+
 def remarks(found: Mapping[str, Any]) -> list[str]:
     """What a reader of the table should know, a line each."""
     lines = [f"{found['about'][0].upper()}{found['about'][1:]}. Per cent, ± half of a 95 % t-interval over seeds."]
@@ -302,6 +316,8 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
             f"The paper's figures are of {found['published']['dataset']}, with pretrained weights and other animals in "
             "its test: differences between cells may be compared, not the figures."
         )
+    if len(found["seeds"]) == 2:
+        lines.append(TWO_SEEDS)
     if any(not row["begun_from"] for row in found["rows"]):
         lines.append("Without --begin SIZE=WEIGHTS models learn from scratch; the paper's begin from ImageNet.")
     return lines
