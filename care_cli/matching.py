@@ -41,7 +41,7 @@ class Calibration:
     species: str | None = None  # that it was made for; None: all together
     pairs: int = 0  # that it rests on
     individuals: int = 0  # that these are of
-    ece: float = 0.0  # expected calibration error, on pairs of other individuals than it was fitted to
+    ece: float = 0.0  # expected calibration error, by curves that know neither individual of a pair
 
 
 def rank(

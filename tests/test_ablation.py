@@ -173,28 +173,36 @@ def test_a_killed_ablation_goes_on_and_a_finished_one_stands(catalog, cfg, pair,
     standing = catalog.propagate_runs()[0]["id"]
     catalog.add_template("random", 3, [NamedPoint("a", 120, 80), NamedPoint("b", 150, 90)], "random")
     cfg = replace(cfg, name=pair, seeds=(0, 1), templates={"expert": "random"})
-    measure, done = evaluate_reid.measure, []
+    measure, done, train_run = evaluate_reid.measure, [], train.run
+    before = standing_points(catalog)
 
-    def killed(catalog, spec, ids, asked):
+    def watched(catalog, request):
+        assert standing_points(catalog) == before  # while others are carried, too
+        return train_run(catalog, request)
+
+    monkeypatch.setattr(train, "run", watched)
+
+    def killed(catalog, spec, asked):
         if spec.name.startswith("ckpe"):  # it is shown the points that it learned with
             shown = catalog.keypoints([4], asked.points_run)[4]
             assert shown.names == ("a", "b") and catalog.run_settings(asked.points_run)["features"]["size"] == 96
         if len(done) == 3:  # in the second cell, between its seeds
             raise KeyboardInterrupt
         done.append(spec.name)
-        return measure(catalog, spec, ids, asked)
+        return measure(catalog, spec, asked)
 
     monkeypatch.setattr(evaluate_reid, "measure", killed)
     with pytest.raises(KeyboardInterrupt):
         ablation.run(catalog, cfg)
-    assert catalog.propagate_runs()[0]["id"] == standing  # the points that counted still do
+    assert standing_points(catalog) == before  # the points that counted still do
+    assert propagate.COMMAND not in {run["command"] for run in catalog.unfinished_runs()}  # and nothing is broken
     listed = ablation.listing(catalog, cfg)["rows"]
     assert [row["seeds"] for row in listed] == [[0, 1], [0]]
     monkeypatch.setattr(evaluate_reid, "measure", lambda *given: done.append(given[1].name) or measure(*given))
     found = ablation.run(catalog, cfg)
     assert [row["seeds"] for row in found["rows"]] == [[0, 1]] * 2
     assert len(done) == len(set(done)) == 4  # each model once
-    assert catalog.propagate_runs()[0]["id"] == standing
+    assert standing_points(catalog) == before and catalog.propagate_runs()[0]["id"] == standing
 
     for row in found["rows"]:
         values = row["metrics"]["top1"]["values"]
@@ -210,6 +218,29 @@ def test_a_killed_ablation_goes_on_and_a_finished_one_stands(catalog, cfg, pair,
     assert [row["seeds"] for row in ablation.listing(catalog, more)["rows"]] == [[0, 1]] * 2
     other = replace(cfg, request=replace(cfg.request, settings=SETTINGS | {"epochs": 1.0}))
     assert [row["seeds"] for row in ablation.listing(catalog, other)["rows"]] == [[]] * 2
+
+
+def test_points_that_are_carried_apart_never_count(catalog, cfg):
+    """Neither by finishing their run, nor by joining a finished one that lacks them; finished later, they are there."""
+    asked = propagate.PropagateConfig(textures_spec(cfg), features=FeatureConfig(96, 1, None, None))
+    apart = replace(asked, stands=False)
+    [first] = propagate.run(catalog, apart)["runs"]
+    assert standing_points(catalog) == {} and len(catalog.keypoints(range(1, 37), first)) == 36
+    assert catalog.unfinished_runs() == []
+    assert propagate.run(catalog, apart)["new"] == 0
+    done = propagate.run(catalog, asked)
+    assert (done["runs"], done["new"]) == ([first], 0) and len(standing_points(catalog)) == 36
+    assert propagate.run(catalog, apart)["runs"] == [first]
+    with catalog.transaction():
+        catalog.db.conn.execute("DELETE FROM keypoints WHERE crop_id > 30")
+    before = standing_points(catalog)
+    [other] = propagate.run(catalog, apart)["runs"]
+    assert standing_points(catalog) == before and len(before) == 30
+    assert other != first and len(catalog.keypoints(range(1, 37), other)) == 36
+
+
+def standing_points(catalog) -> dict:
+    return {crop: (one.names, one.kp_image.tolist()) for crop, one in catalog.keypoints(range(1, 37)).items()}
 
 
 def textures_spec(cfg):
@@ -239,6 +270,8 @@ def test_the_command_lists_draws_and_prints(catalog, pair, weights, tmp_path, mo
     words += ["--extractor-weights", weights, "--carry", "size=96", "--carry", "block=1"]
     settings = [f"{key}={json.dumps(value)}" for key, value in SETTINGS.items()]
     words += [word for text in settings for word in ("--set", text)]
+    none = care("evaluate", "ablation", "timestep", *words[3:], "--dry-run")
+    assert none.err.count("Cannot be done here (all cells)") == 1 and "Not done" not in none.err
     plan = care(*words, "--dry-run")
     assert plan.code == 0 and plan.out.count("0 of 1") == 2, plan.err
     assert catalog.split("default") is None

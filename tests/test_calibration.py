@@ -108,6 +108,24 @@ def test_cross_validation_asks_curves_that_know_neither_animal():
     probability = calibration.cross_validated(pairs(similarity, same, individual=who, candidate=(who + 1) % 20))
     assert calibration.fit(pairs(similarity, same))(0.9) > 0.2
     assert probability[same].max() < 0.1
+    # nor the candidate: whoever is taken for animal 0 is, against all rule, as similar as can be and another one
+    who, other = np.repeat(np.arange(20), 20), np.tile(np.arange(20), 20)
+    taken = (other == 0) & (who != 0)
+    same = (chance.random(400) < 0.1) & ~taken
+    candidate = np.where(same, who, np.where(taken, 0, (who + 7) % 19 + 1))
+    similarity = np.where(taken, 0.9, np.where(same, 0.85, 0.2))
+    probability = calibration.cross_validated(pairs(similarity, same, individual=who, candidate=candidate))
+    assert calibration.fit(pairs(similarity, same))(0.9) < 0.7
+    assert np.nanmin(probability[taken]) > 0.8
+
+
+def test_cross_validation_keeps_the_base_rate() -> None:
+    # half of the answers are right, whatever the similarity: curves that lost more wrong pairs than right ones say more
+    chance = np.random.default_rng(4)
+    who, same = np.repeat(np.arange(50), 40), chance.random(2000) < 0.5
+    candidate = np.where(same, who, (who + chance.integers(1, 50, 2000)) % 50)
+    flat = pairs(np.full(2000, 0.5), same, individual=who, candidate=candidate)
+    assert calibration.cross_validated(flat).mean() == pytest.approx(same.mean(), abs=0.02)
 
 
 def test_ece_of_unseen_pairs_is_small_where_the_model_holds_and_large_where_it_does_not():

@@ -21,7 +21,7 @@ from care_cli.evaluation import open_set
 from care_cli.evaluation.protocols import Protocol
 from care_cli.images import decode_jpeg
 from care_cli.records import ModelSpec
-from care_cli.stages import evaluate_reid, evaluation_tables, index
+from care_cli.stages import evaluate_reid, evaluation_tables, index, report, report_tables
 from care_cli.stages.evaluate_reid import EvaluateConfig
 
 BOX = (110.0, 70.0, 100.0, 100.0)  # the animal, px of the image frame
@@ -152,13 +152,23 @@ def test_seeds_are_one_row_and_compared_pair_by_pair(herd: Path, tmp_path: Path)
         assert figure["values"] == pytest.approx(each) and figure["mean"] == pytest.approx(np.mean(each))
         assert figure["half"] == pytest.approx(4.302653 * np.std(each, ddof=1) / 3**0.5, abs=1e-6)
     (gain,) = found["differences"]
-    assert (gain["row"], gain["baseline"], gain["paired_over"], gain["seeds"]) == ("ours", "other", "seeds", 3)
+    assert (gain["row"], gain["baseline"], gain["seeds"]) == ("ours", "other", 3)
     values = np.subtract(*(row["metrics"]["top1"]["values"] for row in found["rows"][::-1]))
     assert gain["metrics"]["top1"]["mean"] == pytest.approx(values.mean())
     half = 4.302653 * values.std(ddof=1) / 3**0.5
-    assert gain["metrics"]["top1"]["high"] == pytest.approx(values.mean() + half, abs=1e-6)
+    assert gain["metrics"]["top1"]["half"] == pytest.approx(half, abs=1e-6)
+    shown = gain["metrics"]["top1"]
+    assert shown["low"] < shown["mean"] < shown["high"]  # and over the animals
+    lines = [*map(str, evaluation_tables.table_rows(found)), *evaluation_tables.remarks(found)]
+    top = found["rows"][0]["metrics"]["top1"]
+    ends = f"[{100 * top['low']:.1f}, {100 * top['high']:.1f}]"
+    assert f"{100 * top['mean']:.1f} ± {100 * top['half']:.1f} {ends}" in lines[0]
+    said = f"{100 * shown['mean']:+.1f} ± {100 * half:.1f} [{100 * shown['low']:+.1f}, {100 * shown['high']:+.1f}]"
+    assert any(said in line for line in lines) and not any("Two seeds" in line for line in lines)
+    assert any("Two seeds" in line for line in evaluation_tables.remarks(asked(herd, [*other[:2], *ours[:2]])))
     swapped = asked(herd, [other[0], ours[0]], baseline="ours-0")["differences"]
-    assert (swapped[0]["row"], swapped[0]["paired_over"]) == ("other-0", "individuals")
+    assert (swapped[0]["row"], swapped[0]["seeds"]) == ("other-0", None)
+    assert swapped[0]["metrics"]["top1"]["half"] is None
     with pytest.raises(CareError, match="No row is called"):
         asked(herd, [ours[0]], baseline="nobody")
 
@@ -224,7 +234,11 @@ def test_new_animals_and_a_threshold_that_the_test_part_did_not_choose(tmp_path:
     path = named(tmp_path / "care.db", animals=10, photos=3)
     spec = checkpoint(tmp_path, "shaken", noise=1.0)
     alone = asked(path, [spec])["rows"][0]["open_set"]
-    assert alone["threshold_from"] is None and set(alone["metrics"]) == {"AUROC", "EER", "TPR5"}
+    assert (
+        "--split" in alone["no_threshold"]
+        and alone["threshold_from"] is None
+        and set(alone["metrics"]) == {"AUROC", "EER", "TPR5"}
+    )
     assert asked(path, [spec], open_share=0)["rows"][0]["open_set"] is None
     with Catalog(path) as catalog:
         crops = catalog.names_of_crops()
@@ -249,6 +263,24 @@ def test_new_animals_and_a_threshold_that_the_test_part_did_not_choose(tmp_path:
     rows = [i for i, name in enumerate(names) if name in NAMES[:4]]
     cuts = np.nextafter(np.unique(similarity[np.ix_(rows, rows)]), np.float32(2))  # just above each similarity
     assert worth(cut) == pytest.approx(max(map(worth, cuts)))
+
+
+def test_too_few_validation_animals_are_counted_and_a_random_split_is_called_leaky(tmp_path: Path) -> None:
+    path = named(tmp_path / "care.db")
+    with Catalog(path) as catalog:
+        names = catalog.names_of_crops()
+        few = {crop: "val" if name == NAMES[0] else "test" for crop, name in names.items()}
+        catalog.put_split("few", {"by": "individual"}, few)
+        catalog.put_split("mixed", {"by": "random"}, dict.fromkeys(names, "test"))
+    lines = evaluation_tables.remarks(asked(path, split="few"))
+    assert "the split few (by individual)" in lines[0] and not any("leaky" in line for line in lines)
+    assert any("has 1 animal," in line and "needs 4" in line and "--val" in line for line in lines)
+    found = asked(path, split="mixed")
+    lines = evaluation_tables.remarks(found)
+    assert any("random" in line and "leaky and flatter" in line for line in lines)
+    assert "leaky and flatter" in report._results(found) and "by random" in report_tables.data_words(found)
+    chance = [row["chance %"] for row in evaluation_tables.table_rows(found)]
+    assert chance == ["13.0", "9.1"]  # 3 of 23 others, and 2 of 22 without the own visit
 
 
 @pytest.mark.parametrize("by_place", [True, False])
@@ -296,12 +328,10 @@ def test_damaged_pixels_are_left_out_for_every_model(tmp_path: Path) -> None:
 def test_measure_is_a_row_of_one(herd: Path) -> None:
     spec = registry.find("demo-embedder")
     with Catalog(herd) as catalog:
-        ids = sorted(catalog.names_of_crops())
-        found = evaluate_reid.measure(catalog, spec, None, EvaluateConfig(engine="torch"))
-        some = evaluate_reid.measure(catalog, spec, ids[:12], EvaluateConfig(engine="torch"))
+        found = evaluate_reid.measure(catalog, spec, EvaluateConfig(engine="torch"))
     row = asked(herd)["rows"][0]
     assert found["metrics"] == {name: figure["mean"] for name, figure in row["metrics"].items()}
-    assert (found["queries"], some["queries"]) == (24, 12)
+    assert found["queries"] == 24
     assert json.loads(json.dumps(found)) == found
 
 

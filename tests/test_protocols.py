@@ -157,7 +157,8 @@ def test_seeds_and_their_paired_difference_by_hand() -> None:
     assert found["top1"]["values"] == [0.75, 1, 0.5]
     assert found["top1"]["half"] == pytest.approx(4.302653 * 0.25 / 3**0.5)
     gain = intervals.difference(ours, theirs, whose, seeds=3)["top1"]
-    assert gain == {"mean": 0.25, "low": 0.25, "high": 0.25}  # by 0.25 with every seed, though seeds vary
+    # by 0.25 with every seed, though seeds vary; two animals have no interval
+    assert gain == {"mean": 0.25, "half": 0.0, "values": [0.25] * 3, "low": None, "high": None}
     assert intervals.difference(ours, theirs, whose, seeds=3)["NGR"]["mean"] == pytest.approx(0.25 / 0.9)
 
 
@@ -172,7 +173,16 @@ def test_a_paired_difference_over_animals_is_narrower_than_the_figures() -> None
     assert gain["mean"] == pytest.approx(one.mean() - other.mean())
     assert gain["high"] - gain["low"] < (alone["high"] - alone["low"]) / 3
     same = intervals.difference([told(one)], [told(one)], whose)
-    assert all(same[name] == {"mean": 0, "low": 0, "high": 0} for name in METRICS)
+    assert all((same[name]["mean"], same[name]["low"], same[name]["high"]) == (0, 0, 0) for name in METRICS)
+
+
+def test_seeds_that_agree_do_not_hide_that_animals_differ() -> None:
+    # of 20 animals every second is right with ours and none with theirs, with every seed alike
+    whose = np.array([f"a{i}" for i in range(20)])
+    ours, theirs = ([told(hits)] * 3 for hits in (np.arange(20) % 2.0, np.zeros(20)))
+    gain = intervals.difference(ours, theirs, whose, seeds=3)["top1"]
+    assert (gain["mean"], gain["half"]) == (0.5, 0.0)
+    assert gain["low"] < 0.35 and gain["high"] > 0.65
 
 
 # -- open set

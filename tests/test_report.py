@@ -7,6 +7,7 @@ import io
 import json
 import re
 from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 
 import catalogs
@@ -21,7 +22,7 @@ from care_cli.catalog import Catalog
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
 from care_cli.evaluation.protocols import Protocol
-from care_cli.records import NamedPoint
+from care_cli.records import KeypointScheme, NamedPoint
 from care_cli.stages import evaluate_reid, report, report_evidence, report_tables
 from care_cli.stages.evaluate_reid import EvaluateConfig
 
@@ -135,10 +136,9 @@ def test_figures_of_the_page_are_those_of_the_result(written):
     text = (folder / "index.html").read_text("utf-8")
     for row in result["rows"]:
         top = row["metrics"]["top1"]
+        below = f"{100 * top['low']:.1f} to {100 * top['high']:.1f}"
         if len(row["models"]) > 1:
-            below = f"± {100 * top['half']:.1f}"
-        else:
-            below = f"{100 * top['low']:.1f} to {100 * top['high']:.1f}"
+            below = f"± {100 * top['half']:.1f}; {below}"
         assert f"<td>{100 * top['mean']:.1f}<small>{below}</small></td>" in text
     [difference] = result["differences"]
     assert f"<td>{100 * difference['metrics']['mAP']['mean']:+.1f}<small>" in text
@@ -226,6 +226,24 @@ def test_a_network_that_sees_points_is_explained_with_them(examined):
         np.testing.assert_allclose(told.points, expected, atol=1e-6)
 
 
+def test_points_are_those_of_the_index_s_own_run(examined):
+    """What a model was shown of another run than the standing points is what its picture shows."""
+    from types import SimpleNamespace
+
+    folder, result = examined
+    with Catalog(folder / "care.db") as catalog, catalog.transaction():
+        crop, index_run = result["crops"]["all"][0], result["rows"][1]["models"][0]["run"]
+        other = catalog.begin_run("propagate-keypoints", {"other": 1})
+        standing = catalog.keypoints([crop])[crop]
+        moved = replace(standing, kp_image=standing.kp_image + 8.0)
+        catalog.add_keypoints(other, [moved])
+        settings = json.loads(catalog.run(index_run, "index")["settings"]) | {"keypoints_run": other}
+        own = catalog.begin_run("index", settings, registry.recall(json.loads(catalog.run(index_run, "index")["spec"])))
+        network = SimpleNamespace(scheme=KeypointScheme(("eye", "tail"), {}))
+        before, after = (report_evidence._points(catalog, network, run, [crop]) for run in (index_run, own))
+    np.testing.assert_allclose(after[0, :, :2] - before[0, :, :2], [[8 / 96, 8 / 72]] * 2, atol=1e-6)
+
+
 def test_weights_that_went_are_said_and_the_rest_is_written(examined, tmp_path):
     """A model file that is no longer there costs its Grad-CAM row, no more."""
     folder, result = examined
@@ -284,11 +302,17 @@ def test_where_a_report_may_go(examined, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [(0.01, 0.2, "more animals right"), (-0.3, -0.1, "fewer"), (-0.1, 0.2, "no difference"), (None, None, "can't be")],
-)
-def test_a_difference_in_words(low, high, words):
-    assert words in report_tables._verdict({"mean": 0.1, "low": low, "high": high})
+    ("mean", "half", "low", "high", "words"),
+    [(0.1, None, 0.01, 0.2, "more animals right"), (-0.2, None, -0.3, -0.1, "fewer"),
+     (0.1, None, -0.1, 0.2, "no difference"), (0.1, None, None, None, "can't be"),
+     (0.1, 0.05, 0.01, 0.2, "more animals right"), (0.1, 0.11, 0.01, 0.2, "no difference"),
+     (0.1, 0.05, -0.1, 0.2, "no difference")],
+)  # fmt: skip
+def test_a_difference_in_words(mean, half, low, high, words):
+    values = [mean] if half is None else [mean] * 3
+    figure = {"mean": mean, "half": half, "values": values, "low": low, "high": high}
+    assert words in report_tables._verdict(figure)
+    assert report_tables._verdict(figure | {"values": [mean] * 2}) == "two seeds support no claim" or low is None
 
 
 def test_published_figures_stand_beside_ours(examined):

@@ -102,8 +102,11 @@ class Health:
         return [row["id"] for row in rows]
 
     def unfinished_runs(self) -> list[dict]:
-        """Runs that never reached their end."""
-        return self.rows("SELECT id, command, started_at FROM runs WHERE finished_at IS NULL")
+        """Runs that never reached their end, but for those whose last execution was not to let them stand."""
+        return self.rows(
+            "SELECT id, command, started_at FROM runs WHERE finished_at IS NULL "
+            "AND json_extract(executions, '$[#-1].stands') IS NOT 0"
+        )
 
     def bad_vectors(self) -> list[int]:
         """Crop ids of embeddings whose vector is not finite, not of norm 1, or of another length than its run's first;

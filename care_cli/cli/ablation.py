@@ -121,8 +121,7 @@ def show(ctx: typer.Context, found: dict, csv: bool) -> None:
         output.table(ctx, rows, csv=True)
         return
     print("\n".join(output.text_table(rows, COLUMNS)))
-    for lack in dict.fromkeys(row["missing"] for row in rows if row["missing"]):
-        cells = [f"{row['size']}, {row['variant']}" for row in rows if row["missing"] == lack]
-        output.message(f"Not done ({'; '.join(cells)}): {lack}")
+    for line in stage.lacks(found):
+        output.message(line)
     for line in stage.remarks(found):
         output.notice(ctx)(line)

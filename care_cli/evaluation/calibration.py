@@ -53,8 +53,7 @@ class Pairs:
     @property
     def weights(self) -> np.ndarray:
         """`(N,) float64`, of mean 1: known and new ones weigh the same together."""
-        count = np.where(self.known, self.known.sum(), (~self.known).sum())
-        return len(self) / 2 / count if self.known.any() and not self.known.all() else np.ones(len(self))
+        return _halved(self.known, np.ones(len(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,18 +78,19 @@ def require(pairs: Pairs) -> None:
         )
 
 
-def fit(pairs: Pairs, method: str = "isotonic") -> Curve:
+def fit(pairs: Pairs, method: str = "isotonic", weights: np.ndarray | None = None) -> Curve:
     """The probability that a pair shows one animal, never falling with its similarity.
 
     'isotonic': the non-decreasing steps of least squared error (Barlow et al. 1972), each step a node at its mean
     similarity. One imagined exception at either end, a pair of two animals as similar as any and a pair of one as
     dissimilar as any, keeps probabilities from 0 and 1, as Laplace's rule of succession does. 'logistic': Platt's
-    1 / (1 + exp(-(a s + b))) with his targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) (1999). Raises CareError for
-    another method.
+    1 / (1 + exp(-(a s + b))) with his targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) (1999). `weights (N,)` are the
+    pairs' own unless they are given. Raises CareError for another method.
     """
     if method not in METHODS:
         raise CareError(f"--method is one of {', '.join(METHODS)}, but got {method!r}.")
-    similarity, same, weights = np.asarray(pairs.similarity, np.float64), pairs.same, pairs.weights
+    similarity, same = np.asarray(pairs.similarity, np.float64), pairs.same
+    weights = pairs.weights if weights is None else weights
     return _isotonic(similarity, same, weights) if method == "isotonic" else _logistic(similarity, same, weights)
 
 
@@ -125,18 +125,30 @@ def _logistic(similarity: np.ndarray, same: np.ndarray, weights: np.ndarray) -> 
 def cross_validated(pairs: Pairs, method: str = "isotonic", folds: int = FOLDS, seed: int = 0) -> np.ndarray:
     """Probabilities `(N,) float64` of pairs by curves that know neither animal of theirs.
 
-    Individuals are dealt into `folds`; the curve for one is fitted to the pairs of which no animal is in it. NaN
-    where that leaves none.
+    Individuals are dealt into `folds`; the curve for a pair is fitted to those pairs of which no animal is in the fold
+    of either, one curve for each two folds. A pair of two animals is left by chance less often than a pair of one, and
+    weighs the more for it, so that the base rate stays what it was. NaN where no pair is left.
     """
     everybody = np.unique(np.concatenate([pairs.individual, pairs.candidate]))
     fold = np.random.default_rng(seed).permutation(len(everybody)) % folds
     asked, first = (fold[np.searchsorted(everybody, who)] for who in (pairs.individual, pairs.candidate))
     probability = np.full(len(pairs), np.nan)
-    for number in range(folds):
-        apart, held = (asked != number) & (first != number), asked == number
+    low, high = np.minimum(asked, first), np.maximum(asked, first)
+    for one, other in sorted(set(zip(low.tolist(), high.tolist(), strict=True))):
+        out = [one, other]
+        apart, held = ~np.isin(asked, out) & ~np.isin(first, out), (low == one) & (high == other)
         if apart.any():
-            probability[held] = fit(pairs[apart], method)(pairs.similarity[held])
+            left = pairs[apart]
+            kept = 1 - len(set(out)) / folds  # the share of animals of whom pairs are left
+            weights = _halved(left.known, np.where(left.individual == left.candidate, 1.0, 1 / kept))
+            probability[held] = fit(left, method, weights)(pairs.similarity[held])
     return probability
+
+
+def _halved(known: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weights of mean 1 of which known and new ones have a half each; of one kind alone, all."""
+    total = np.where(known, weights[known].sum(), weights[~known].sum())
+    return weights * len(known) / total / len(set(known.tolist()))
 
 
 def reliability(probability: np.ndarray, same: np.ndarray, weights: np.ndarray, bins: int = BINS) -> list[dict]:

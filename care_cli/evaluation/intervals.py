@@ -66,26 +66,22 @@ def summary(models: Sequence[Columns], individuals: np.ndarray, seed: int = 0) -
 def difference(
     one: Sequence[Columns], other: Sequence[Columns], individuals: np.ndarray, seeds: int = 0, seed: int = 0
 ) -> dict[str, dict]:
-    """Of each metric by how much the models of `one` lie above those of `other`, asked the same: `{mean, low, high}`.
+    """Of each metric by how much the models of `one` lie above those of `other`, asked the same.
 
-    Where the first `seeds` models of both were trained with the same seeds, and there are two or more, the interval
-    is Student's over the differences seed by seed; else the paired bootstrap over animals of what each says on
-    average.
+    `{mean, half, values, low, high}` as of `summary`. `low` and `high` are of the paired bootstrap over animals of what
+    each side says on average; `half` is Student's over the differences seed by seed, where the first `seeds` models
+    of both were trained with the same seeds and there are two or more, else None.
     """
-    if seeds > 1:
-        pairs = [
-            (figures(a, individuals), figures(b, individuals)) for a, b in zip(one[:seeds], other[:seeds], strict=True)
-        ]
-        found = {name: t_interval([float(a[name][0] - b[name][0]) for a, b in pairs]) for name in pairs[0][0]}
-        return {
-            name: {"mean": x["mean"], "low": x["mean"] - x["half"], "high": x["mean"] + x["half"]}
-            for name, x in found.items()
-        }
     weights = drawn(animals(one[0], individuals), seed=seed)
     above, below = (figures(_averaged(models), individuals, weights) for models in (one, other))
+    pairs = (
+        [(figures(a, individuals), figures(b, individuals)) for a, b in zip(one[:seeds], other[:seeds], strict=True)]
+        if seeds > 1
+        else []
+    )
     return {
-        name: {"mean": float(value[0]), **dict(zip(("low", "high"), ends(value), strict=True))}
-        for name, value in ((name, above[name] - below[name]) for name in above)
+        name: _figure([float(a[name][0] - b[name][0]) for a, b in pairs] or [float(over[0])], over)
+        for name, over in ((name, above[name] - below[name]) for name in above)
     }
 
 

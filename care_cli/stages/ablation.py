@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from care_cli.features import FeatureConfig
 from care_cli.records import ModelSpec, Selection, Template
 from care_cli.stages import evaluate_reid, propagate, train
 from care_cli.stages.evaluation_rows import described
+from care_cli.stages.evaluation_tables import TWO_SEEDS
 from care_cli.stages.extractors import find as find_extractor
 from care_cli.stages.splits import divide
 from care_cli.stages.train_settings import TrainRequest, pretrained, settings_of
@@ -144,8 +144,8 @@ def listing(catalog: Catalog, cfg: AblationConfig) -> dict:
 def run(catalog: Catalog, cfg: AblationConfig) -> dict:
     """Carry, train and examine what is not done yet, cell by cell; returns the table.
 
-    A cell that lacks something or fails is told and passed over. What points count for the catalog's crops is as it
-    was when all is done. Raises CareError when no cell can be done, and as `divide` does.
+    A cell that lacks something or fails is told and passed over. What points count for the catalog's crops stays as it
+    is throughout. Raises CareError when no cell can be done, and as `divide` does.
     """
     planned = plan(catalog, cfg)
     if all(one.missing for one in planned):
@@ -153,7 +153,7 @@ def run(catalog: Catalog, cfg: AblationConfig) -> dict:
         raise CareError(f"No cell of the ablation {cfg.name} can be done here. Missing: {'; '.join(lacks)}.")
     divide(catalog, cfg.request.split, Selection(category="animal", species=cfg.request.species))
     rows = []
-    with _points_kept(catalog), tqdm(planned, COMMAND, unit="cell", disable=None) as bar:
+    with tqdm(planned, COMMAND, unit="cell", disable=None) as bar:
         for one in bar:
             bar.set_postfix_str(f"{one.cell.size}, {one.cell.variant}")
             done, failure = {}, None
@@ -164,18 +164,6 @@ def run(catalog: Catalog, cfg: AblationConfig) -> dict:
                     failure = str(error)
             rows.append(_row(one, done, failure))
     return _summary(cfg, rows)
-
-
-@contextmanager
-def _points_kept(catalog: Catalog) -> Iterator[None]:
-    """Let the points that counted before count again afterwards: the newest finished propagation's do."""
-    before = [row["id"] for row in catalog.propagate_runs()]
-    try:
-        yield
-    finally:
-        if [row["id"] for row in catalog.propagate_runs()][: len(before)] != before:
-            for run_id in reversed(before):
-                catalog.finish_run(run_id)
 
 
 def _measured(catalog: Catalog, cfg: AblationConfig, one: Planned) -> dict[int, dict]:
@@ -192,7 +180,7 @@ def _measured(catalog: Catalog, cfg: AblationConfig, one: Planned) -> dict[int, 
         spec = registry.find(model["file"], task="embedder")
         asked = {"split": request.split.name, "part": "test", "species": request.species, "device": request.device}
         examine = replace(cfg.examine, points_run=request.points_run, **asked)
-        found = evaluate_reid.measure(catalog, spec, None, examine)
+        found = evaluate_reid.measure(catalog, spec, examine)
         kept = {"model": model["name"], **{name: found[name] for name in ("queries", "metrics", "variants")}}
         with catalog.transaction():
             run_id = catalog.begin_run(COMMAND, _identity(catalog, cfg, one, model["seed"]), result=kept)
@@ -211,6 +199,7 @@ def _carried(catalog: Catalog, cfg: AblationConfig, one: Planned) -> int:
             features=one.features,
             device=cfg.request.device,
             selection=Selection(category="animal", species=cfg.request.species),
+            stands=False,
         ),
     )
     return done["runs"][0]
@@ -306,6 +295,19 @@ def table_rows(found: Mapping[str, Any]) -> list[dict]:
     return lines
 
 
+def lacks(found: Mapping[str, Any]) -> list[str]:
+    """What cannot be done here and what failed, a line for each reason with the cells that it is of."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in found["rows"]:
+        for word, some in (("Cannot be done here", row["missing"]), ("Failed", filter(None, [row["failure"]]))):
+            for reason in some:
+                reasons.setdefault((word, reason), []).append(f"{row['size']}, {row['variant']}")
+    return [
+        f"{word} ({'all cells' if len(cells) == len(found['rows']) else '; '.join(cells)}): {reason}"
+        for (word, reason), cells in reasons.items()
+    ]
+
+
 def remarks(found: Mapping[str, Any]) -> list[str]:
     """What a reader of the table should know, a line each."""
     lines = [f"{found['about'][0].upper()}{found['about'][1:]}. Per cent, ± half of a 95 % t-interval over seeds."]
@@ -314,6 +316,8 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
             f"The paper's figures are of {found['published']['dataset']}, with pretrained weights and other animals in "
             "its test: differences between cells may be compared, not the figures."
         )
+    if len(found["seeds"]) == 2:
+        lines.append(TWO_SEEDS)
     if any(not row["begun_from"] for row in found["rows"]):
         lines.append("Without --begin SIZE=WEIGHTS models learn from scratch; the paper's begin from ImageNet.")
     return lines

@@ -101,12 +101,9 @@ def _described(whom: Asked, models: Sequence[Examined]) -> dict[str, Any]:
     }
 
 
-def measure(catalog: Catalog, spec: ModelSpec, crop_ids: Sequence[int] | None, cfg: EvaluateConfig) -> dict:
-    """One model's figures: `metrics` by name, those of the other `variants`, `open_set`, `queries`.
-
-    Asked are the named ones of `crop_ids`; None: those that `cfg.split` and the like say, as `run` does.
-    """
-    whom, (model,) = _examined(catalog, (spec,), cfg, crop_ids)
+def measure(catalog: Catalog, spec: ModelSpec, cfg: EvaluateConfig) -> dict:
+    """One model's figures, asked as `run` asks: `metrics` by name, the other `variants`', `open_set`, `queries`."""
+    whom, (model,) = _examined(catalog, (spec,), cfg)
     head, *others = model.answers
     return {
         "model": model.model,
@@ -135,14 +132,10 @@ def variants(protocol: Protocol, crops: Crops) -> dict[str, Protocol]:
     return {"+".join(filters) or PLAIN: replace(protocol, filters=filters) for filters in names}
 
 
-def _examined(
-    catalog: Catalog, specs: Sequence[ModelSpec], cfg: EvaluateConfig, crop_ids: Sequence[int] | None = None
-) -> tuple[Asked, list[Examined]]:
+def _examined(catalog: Catalog, specs: Sequence[ModelSpec], cfg: EvaluateConfig) -> tuple[Asked, list[Examined]]:
     """What is asked of whom, and each model's answers to it. CareError when there is nothing to find."""
     headers = [header_of(spec) for spec in specs]
     whom = asked(catalog, headers, split=cfg.split, part=cfg.part, species=cfg.species, closed=cfg.closed_set)
-    if crop_ids is not None:
-        whom = replace(whom.seen([*crop_ids, *whom.validation.id.tolist()]), without=())
     rows.check(whom.crops, whom.may_ask)
     embedded = [_embedded(catalog, spec, whom, cfg) for spec in specs]
     for ids, _, _ in embedded:
@@ -219,8 +212,24 @@ def _open(whom: Asked, vectors: np.ndarray, of_validation: np.ndarray, cfg: Eval
         "draws": len(parts),
         "threshold": rows.number(chosen),
         "threshold_from": "the validation part" if np.isfinite(chosen) else None,
+        "no_threshold": None if np.isfinite(chosen) else _no_threshold(whom),
         **{name: rows.number(np.mean([one[name] for one in told])) for name in names},
     }
+
+
+def _no_threshold(whom: Asked) -> str:
+    """Why there is no threshold, so that BAKS and BAUS stay open."""
+    if whom.split is None:
+        return "no threshold: no split is named whose validation part could choose one (--split)"
+    if whom.closed or whom.split["part"] != "test":
+        return "no threshold: a validation part chooses one for the test part of animals that no model knows"
+    count = len(np.unique(whom.validation.individual))
+    if count < open_set.LEAST_INDIVIDUALS:
+        return (
+            f"no threshold: the validation part has {count} animal{'s' * (count != 1)}, and to choose one needs "
+            f"{open_set.LEAST_INDIVIDUALS} (a split with a larger --val)"
+        )
+    return f"no threshold: no crop of the validation part's {count} animals has another one to be found by"
 
 
 def _faced(whom: Asked, vectors: np.ndarray, cfg: EvaluateConfig) -> list[open_set.Faced]:

@@ -110,7 +110,6 @@ def differences(
             {
                 "row": names[number],
                 "baseline": names[base],
-                "paired_over": "seeds" if seeds > 1 else "individuals",
                 "seeds": seeds if seeds > 1 else None,
                 "metrics": _difference(one, other, individuals, seeds, seed),
             }
@@ -185,7 +184,7 @@ def _open(group: Sequence[Examined]) -> dict[str, Any] | None:
         for name in ("AUROC", "EER", "TPR5", "BAKS", "BAUS", "root")
         if name in figures and all(one.open_set.get(name) is not None for one in group)
     }
-    kept = {name: group[0].open_set[name] for name in ("share", "draws", "threshold_from")}
+    kept = {name: group[0].open_set[name] for name in ("share", "draws", "threshold_from", "no_threshold")}
     return kept | {"thresholds": [one.open_set["threshold"] for one in group], "metrics": told}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from care_cli.evaluation.metrics import METRICS
@@ -14,9 +15,14 @@ HEADINGS = {
     "mAP": "mAP %",
     "mINP": "mINP",
     "balanced": "balanced",
+    "random": "chance %",
     "NGR": "NGR",
 }
 WITH_INTERVAL = ("top1", "mAP")
+LEAKY = (
+    "The split is random, crop by crop: photos of one moment lie in both parts, so these figures are leaky and flatter."
+)
+TWO_SEEDS = "Two seeds support no claim of what training makes of them: train at least three (--seeds 3)."
 TOLD = {
     PLAIN: "nothing left out",
     EVENT: "own event",
@@ -59,7 +65,9 @@ def table_rows(found: dict) -> list[dict]:
             "left out": left_out(variant),
             "queries": told["queries"],
             **{
-                heading: percent((told["metrics"] or {}).get(name), interval=name in WITH_INTERVAL)
+                heading: _mean((told["metrics"] or {}).get(name))
+                if name == "random"
+                else percent((told["metrics"] or {}).get(name), interval=name in WITH_INTERVAL)
                 for name, heading in HEADINGS.items()
             },
         }
@@ -74,12 +82,12 @@ def left_out(variant: str) -> str:
 
 
 def percent(figure: dict[str, Any] | None, interval: bool = True) -> str:
-    """A figure in percent; ± over seeds where there are several, else the ends of its interval over animals."""
+    """A figure in percent: ± over seeds where there are several, in brackets the ends of its interval over animals."""
     if figure is None or figure["mean"] is None:
         return "-"
     text = f"{100 * figure['mean']:.1f}"
     if figure.get("half") is not None:
-        return f"{text} ± {100 * figure['half']:.1f}"
+        text = f"{text} ± {100 * figure['half']:.1f}"
     if interval and figure.get("low") is not None:
         return f"{text} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
     return text
@@ -92,6 +100,12 @@ def _mean(figure: dict[str, Any] | None) -> str:
 def remarks(found: dict) -> list[str]:
     """What the table does not say: who was asked, differences, new animals, leaks, what was left out."""
     lines = [_asked(found)]
+    if is_leaky(found["split"]):
+        lines.append(LEAKY)
+    if any(len(row["models"]) > 1 for row in found["rows"]):
+        lines.append("± is over seeds of training, brackets are over animals; 95 % each.")
+    if any(len(row["models"]) == 2 for row in found["rows"]):
+        lines.append(TWO_SEEDS)
     for one in found["differences"]:
         lines += [_difference(one)]
     for row in found["rows"]:
@@ -114,23 +128,31 @@ def _asked(found: dict) -> str:
         "loo": "each asks all others",
         "qg": f"{100 * protocol.get('query_share', 0):.0f} % of an animal's crops ask the rest",
     }[protocol["kind"]]
-    where = f"part {split['part']} of the split {split['name']}" if split else "all named crops, for no split was named"
+    where = f"part {split['part']} of {split_words(split)}" if split else "all named crops, for no split was named"
     known = " The models know these animals (closed set)." if found["closed_set"] else ""
-    chance = (found["rows"][0]["metrics"] or {}).get("random")
-    return (
-        f"{data['crops']} crops of {data['individuals']} individuals in {data['events']} events ({where}); {how}. "
-        f"By chance top-1 would be {_mean(chance)} %.{known}"
-    )
+    whom = f"{data['crops']} crops of {data['individuals']} individuals in {data['events']} events"
+    return f"{whom} ({where}); {how}.{known}"
+
+
+def split_words(split: Mapping[str, Any]) -> str:
+    """A split by its name and the rule that it was made by, where one is known."""
+    return f"the split {split['name']}" + (f" (by {split['by']})" if split.get("by") else "")
+
+
+def is_leaky(split: Mapping[str, Any] | None) -> bool:
+    """Was the split made crop by crop?"""
+    return bool(split) and split.get("by") == "random"
 
 
 def _difference(one: dict) -> str:
     said = [
         f"{HEADINGS[name].removesuffix(' %')} {100 * figure['mean']:+.1f}"
+        + ("" if figure["half"] is None else f" ± {100 * figure['half']:.1f}")
         + ("" if figure["low"] is None else f" [{100 * figure['low']:+.1f}, {100 * figure['high']:+.1f}]")
         for name, figure in one["metrics"].items()
         if name in ("top1", "mAP", "balanced") and figure["mean"] is not None
     ]
-    over = f"{one['seeds']} seeds" if one["paired_over"] == "seeds" else "individuals"
+    over = f"{one['seeds']} seeds (±) and over individuals" if one["seeds"] else "individuals"
     return f"{one['row']} against {one['baseline']}, paired over {over}: {', '.join(said)} points."
 
 
@@ -153,7 +175,7 @@ def _open_set(row: dict) -> list[str]:
     chosen = (
         f"threshold chosen on {told['threshold_from']}"
         if told["threshold_from"]
-        else "no validation part to choose a threshold on, so BAKS and BAUS stay open"
+        else f"{told['no_threshold']}, so BAKS and BAUS stay open"
     )
     return [f"{row['name']}, {100 * told['share']:.0f} % of the animals unknown: {', '.join(said)} ({chosen})."]
 

@@ -25,6 +25,7 @@ from care_cli.stages import gallery, keypoints
 from care_cli.stages.devices import precision_like
 from care_cli.stages.extractors import prompt_for, worded
 from care_cli.stages.pipeline import WORKERS, ahead, batches
+from care_cli.stages.propagate_plan import plan
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 COMMAND = "propagate-keypoints"
 SMALLEST = 8  # px, shorter side of a crop: a block of JPEG, in which no part of an animal can be told from another
 NOISE = ("timestep", "ensemble")  # settings of features that are only taken where noise is added
-PAGE = 4096  # crops asked for at once
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class PropagateConfig:
     precision: str = "auto"  # auto | float32 | bfloat16 | float16
     batch: int | None = None  # crops a forward pass and a transaction; None: what suits the extractor
     selection: Selection = field(default_factory=lambda: Selection(category="animal"))
+    stands: bool = True  # False: points are wanted apart; the run isn't finished by it, and what counts stays as it was
 
 
 # -- runs
@@ -147,88 +148,6 @@ def templates_of(catalog: Catalog, settings: dict) -> list[Template]:
     return [by_content[digest] for digest in settings["templates"]]
 
 
-# -- which templates for which crops
-
-
-@dataclass(frozen=True)
-class Task:
-    """Templates of the same points, and the crops that they serve."""
-
-    templates: tuple[Template, ...]
-    crop_ids: tuple[int, ...]
-
-
-def plan(catalog: Catalog, cfg: PropagateConfig) -> tuple[list[Task], dict[str, int]]:
-    """What is to be done, and how many crops of each species have no template ('unknown': species not said).
-
-    Raises CareError when there is no animal crop, no template, or none or several to choose from.
-    """
-    wanted = cfg.selection.species
-    by_species = _by_species(catalog, cfg.selection)
-    if not by_species:
-        which = f" of the species {wanted!r}" if wanted else ""
-        raise CareError(f"There is no animal crop{which} to carry points to. `care crops` shows what there is.")
-    if cfg.templates:
-        return [_asked(cfg.templates, [catalog.template(name) for name in cfg.templates], by_species, wanted)], {}
-    every = catalog.templates()
-    if not every:
-        raise CareError("There is no template in this catalog yet. Annotate one crop: `care templates add`.")
-    tasks: dict[str | None, Task] = {}
-    without: dict[str, int] = {}
-    for species, crop_ids in by_species.items():
-        served = species if any(one.species == species for one in every) else None
-        own = tuple(one for one in every if one.species == served)
-        if len(own) > 1:
-            names = ", ".join(one.name for one in own)
-            whose = f"the species {served!r}" if served else "any species"
-            raise CareError(f"There are several templates for {whose}: {names}. Say which with --template.")
-        if own:
-            earlier = tasks[served].crop_ids if served in tasks else ()
-            tasks[served] = Task(own, earlier + tuple(crop_ids))
-        else:
-            without[species or "unknown"] = len(crop_ids)
-    if not tasks:
-        known = ", ".join(sorted({str(one.species) for one in every}))
-        raise CareError(
-            f"There is no template for {', '.join(sorted(without))}: those in this catalog are for {known}. Annotate "
-            "one (`care templates add`), say which with --template, or what the crops show: `care crops set`."
-        )
-    return list(tasks.values()), without
-
-
-def _by_species(catalog: Catalog, selection: Selection) -> dict[str | None, list[int]]:
-    """The selected crops by what species they show."""
-    crop_ids = catalog.crop_ids(selection)
-    found: dict[str | None, list[int]] = {}
-    for start in range(0, len(crop_ids), PAGE):
-        page = crop_ids[start : start + PAGE]
-        frames = catalog.crop_frame(page)
-        for crop_id in page:
-            found.setdefault(frames[crop_id].species, []).append(crop_id)
-    return found
-
-
-def _asked(
-    names: Sequence[str], templates: Sequence[Template], by_species: dict[str | None, list[int]], wanted: str | None
-) -> Task:
-    """The templates that were named, and their species' crops, or those of the one that was `wanted`."""
-    of = sorted({template.species for template in templates}, key=str)
-    if len(set(names)) < len(names):
-        raise CareError(f"A template was named twice: {', '.join(names)}.")
-    if len(of) > 1:
-        raise CareError(
-            f"The templates {', '.join(names)} are for {', '.join(str(species or 'any species') for species in of)}. "
-            "Those of one species are used together; run the command once for each."
-        )
-    crops = by_species.get(of[0], []) if of[0] and not wanted else [one for ids in by_species.values() for one in ids]
-    if not crops:
-        raise CareError(
-            f"There is no crop of the species {of[0]!r}, which the template is for. Say what the crops show with "
-            "`care crops set`, or which crops are meant with --species."
-        )
-    return Task(tuple(templates), tuple(crops))
-
-
 # -- the work
 
 
@@ -255,12 +174,14 @@ def run(catalog: Catalog, cfg: PropagateConfig) -> dict:
     for task in tasks:
         propagator, settings = made_of(catalog, task.templates, extractor, used.sha256, cfg.match, prompt)
         names = [template.name for template in task.templates]
-        run_id = catalog.begin_run(COMMAND, settings, used, templates=names, **noted)
+        settings |= _apart(catalog, cfg, settings, used, task.crop_ids)
+        run_id = catalog.begin_run(COMMAND, settings, used, templates=names, stands=cfg.stands, **noted)
         before = catalog.superseded(run_id)
         todo = catalog.without_keypoints(run_id, task.crop_ids)
         without_pixels = catalog.without_pixels(task.crop_ids)
         _carry(catalog, run_id, todo, propagator, batch, summary, ", ".join(names))
-        catalog.finish_run(run_id)
+        if cfg.stands:
+            catalog.finish_run(run_id)
         if displaced := sorted(set(catalog.superseded(run_id)) - set(before)):
             whose = f"run{'s' * (len(displaced) > 1)} {', '.join(map(str, displaced))}"
             catalog.notice(
@@ -275,6 +196,15 @@ def run(catalog: Catalog, cfg: PropagateConfig) -> dict:
     points = summary.pop("points")
     summary["uncertain"] = round(summary["uncertain"] / points, 4) if points else None  # share of the new points
     return summary | {"seconds": round(seconds, 3), "crops_per_second": round(summary["new"] / seconds, 3)}
+
+
+def _apart(
+    catalog: Catalog, cfg: PropagateConfig, settings: dict, used: ModelSpec, crop_ids: Sequence[int]
+) -> dict[str, bool]:
+    """What parts a run that must not stand from a finished one of these settings that lacks some of the points."""
+    run_id = None if cfg.stands else catalog.find_run(COMMAND, settings, used)
+    stands = run_id is not None and run_id in {run["id"] for run in catalog.propagate_runs()}
+    return {"stands": False} if stands and catalog.without_keypoints(run_id, crop_ids) else {}
 
 
 def grow(

@@ -18,6 +18,7 @@ from care_cli.pages.heat_sheet import heat_sheet
 from care_cli.stages import report_evidence as evidence
 from care_cli.stages import report_tables as tables
 from care_cli.stages.evaluation_data import crops_of
+from care_cli.stages.evaluation_tables import LEAKY, is_leaky
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -118,6 +119,8 @@ def _results(result: Mapping[str, Any]) -> str:
     body = html.paragraph(tables.lead(result), "lead")
     if result["split"] is None:
         body += html.paragraph("No split was named: all named crops were examined.", "warn")
+    if is_leaky(result["split"]):
+        body += html.paragraph(LEAKY, "warn")
     if result["closed_set"]:
         body += html.paragraph("Closed set: the models know these animals from other crops of them.", "warn")
     body += tables.results(result)

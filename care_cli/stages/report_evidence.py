@@ -236,7 +236,10 @@ def looked(catalog: Catalog, seen: Examination, rows: Sequence[Row]) -> tuple[li
             asked, match = (decode_jpeg(pictures[one]) for one in ids)
         except (KeyError, CareError):
             continue
-        maps = [None if one is None else _looked(catalog, one, ids, (asked, match)) for one in networks]
+        maps = [
+            None if one is None else _looked(catalog, one, row.run, ids, (asked, match))
+            for one, row in zip(networks, rows, strict=True)
+        ]
         cosines = [float(row.vectors[given.query[number]] @ row.vectors[given.match[number]]) for row in rows]
         columns.append(
             Column(
@@ -257,21 +260,24 @@ def _network(catalog: Catalog, run: int) -> Explainer:
     return explain.load(spec, Path(registry.fetch(spec)))
 
 
-def _looked(catalog: Catalog, network: Explainer, ids: list[int], pictures: tuple[Image.Image, Image.Image]) -> Looked:
+def _looked(
+    catalog: Catalog, network: Explainer, run: int, ids: list[int], pictures: tuple[Image.Image, Image.Image]
+) -> Looked:
     from care_cli import explain
 
-    points = _points(catalog, network, ids)
+    points = _points(catalog, network, run, ids)
     prototype = network.features(pictures[1:], None if points is None else points[1:])[0]
     own = None if points is None else points[0]
     heat = network.heat(pictures[0], explain.cosine_to(prototype), own)
     return Looked(heat, network.covered(pictures[0].size), own)
 
 
-def _points(catalog: Catalog, network: Explainer, ids: list[int]) -> np.ndarray | None:
-    """`(B,K,3) float32`, what a network that sees points is shown of crops."""
+def _points(catalog: Catalog, network: Explainer, run: int, ids: list[int]) -> np.ndarray | None:
+    """`(B,K,3) float32`, what a network that sees points was shown of crops in an index run."""
     if network.scheme is None:
         return None
-    stored, frames = catalog.keypoints(ids), catalog.crop_frame(ids)
+    points_run = json.loads(catalog.run(run, "index")["settings"]).get("keypoints_run")
+    stored, frames = catalog.keypoints(ids, points_run), catalog.crop_frame(ids)
     return np.stack([inputs.shares(network.scheme, stored.get(one), frames[one]) for one in ids])
 
 

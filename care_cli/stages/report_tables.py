@@ -10,6 +10,7 @@ from typing import Any
 from care_cli.evaluation import published
 from care_cli.pages import report_html as html
 from care_cli.pages.report_html import Cell
+from care_cli.stages.evaluation_tables import split_words
 
 MEANINGS = {
     "top1": ("first right", "share of queries whose first answer shows the right animal (top-1, rank-1)"),
@@ -67,12 +68,10 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def interval(figure: Mapping[str, Any]) -> str:
-    """How far a figure can be trusted, in short: over seeds where there are several, else over animals."""
-    if figure.get("half") is not None:
-        return f"± {percent(figure['half'])}"
-    if figure.get("low") is not None:
-        return f"{percent(figure['low'])} to {percent(figure['high'])}"
-    return ""
+    """How far a figure can be trusted, in short: over seeds where there are several, and over animals."""
+    seeds = "" if figure.get("half") is None else f"± {percent(figure['half'])}"
+    animals = "" if figure.get("low") is None else f"{percent(figure['low'])} to {percent(figure['high'])}"
+    return "; ".join(filter(None, [seeds, animals]))
 
 
 def _figure(figures: Mapping[str, Any] | None, name: str) -> Cell:
@@ -99,9 +98,7 @@ def data_words(result: Mapping[str, Any]) -> str:
     """Of whom was asked."""
     data, split = result["data"], result["split"]
     of = ", ".join(f"{count:,} {name}" for name, count in data["species"].items())
-    part = (
-        f" (part {split['part']} of the split {split['name']})" if split else " (all named crops: no split was named)"
-    )
+    part = f" (part {split['part']} of {split_words(split)})" if split else " (all named crops: no split was named)"
     return f"{data['individuals']:,} individuals in {data['crops']:,} crops{part}: {of}"
 
 
@@ -124,10 +121,11 @@ def results(result: Mapping[str, Any]) -> str:
 
 
 def _intervals(result: Mapping[str, Any]) -> list[str]:
-    several = any(len(row["models"]) > 1 for row in result["rows"])
-    alone = any(len(row["models"]) == 1 for row in result["rows"])
-    lines = ["± is a 95 % interval over models trained with different seeds (Student's t)"] if several else []
-    return lines + (["ranges are 95 % intervals over the animals (bootstrap)"] if alone else [])
+    seeds = {len(row["models"]) for row in result["rows"]}
+    lines = ["ranges are 95 % intervals over the animals (bootstrap)"]
+    if max(seeds) > 1:
+        lines.append("± is a 95 % interval over models trained with different seeds (Student's t)")
+    return lines + (["two seeds support no claim of what training makes of them"] if 2 in seeds else [])
 
 
 def variants(result: Mapping[str, Any]) -> str:
@@ -151,12 +149,13 @@ def differences(result: Mapping[str, Any]) -> str:
     """By how much rows lie above the baseline, and whether that is more than chance."""
     lines, shown = [], ("top1", "mAP", "balanced")
     for one in result["differences"]:
-        over = f"over {one['seeds']} seeds" if one["paired_over"] == "seeds" else "over the animals"
+        over = f"over {one['seeds']} seeds (±) and over the animals" if one["seeds"] else "over the animals"
         cells = [Cell(one["row"], f"against {one['baseline']}, paired {over}", words=True)]
         for name in shown:
             figure = one["metrics"][name]
+            seeds = "" if figure["half"] is None else f"± {percent(figure['half'])}"
             ends = "" if figure["low"] is None else f"{_signed(figure['low'])} to {_signed(figure['high'])}"
-            cells.append(Cell(_signed(figure["mean"]), ends))
+            cells.append(Cell(_signed(figure["mean"]), "; ".join(filter(None, [seeds, ends]))))
         lines.append(("", [*cells, Cell(_verdict(one["metrics"]["top1"]), words=True)]))
     columns = {"model": ""} | dict(MEANINGS[name] for name in shown) | {"in words": "of the first right answer"}
     return html.table(columns, lines) + html.paragraph("Percentage points, with 95 % intervals of the difference.")
@@ -166,12 +165,16 @@ def _signed(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
-def _verdict(figure: Mapping[str, float | None]) -> str:
+def _verdict(figure: Mapping[str, Any]) -> str:
+    """More than chance is what lies beyond the interval over animals, and over seeds where there are several."""
     if figure["low"] is None:
-        return "one model each, and too few animals for an interval: it can't be said"
-    if figure["low"] > 0:
+        return "too few animals for an interval: it can't be said"
+    if len(figure["values"]) == 2:
+        return "two seeds support no claim"
+    half = figure["half"] or 0.0
+    if min(figure["low"], figure["mean"] - half) > 0:
         return "names more animals right"
-    if figure["high"] < 0:
+    if max(figure["high"], figure["mean"] + half) < 0:
         return "names fewer animals right"
     return "no difference that chance could not make"
 
@@ -218,11 +221,7 @@ def open_set(result: Mapping[str, Any]) -> str:
         "crops ask and none of them answers. "
     )
     source = about["threshold_from"]
-    words += (
-        f"The threshold was chosen on {source}."
-        if source
-        else "No threshold: there is no validation part to choose it on."
-    )
+    words += f"The threshold was chosen on {source}." if source else f"{about['no_threshold'].capitalize()}."
     return html.paragraph(words) + html.table({"model": ""} | dict(OPEN[name] for name in names), lines)
 
 
