@@ -53,7 +53,7 @@ def run(catalog: Catalog, cfg: IndexConfig) -> dict:
     batch, scheme = cfg.batch or embedder.batch, embedder.scheme
     without_pixels = catalog.without_pixels(crop_ids)
     points = _Points(catalog, cfg, scheme, sorted(set(crop_ids) - set(without_pixels))) if scheme else None
-    noted = {"device": embedder.device, "engine": embedder.engine, "batch": batch}
+    noted = {"device": embedder.device, "engine": embedder.engine, "batch": batch, "stands": cfg.whole}
     run_id = catalog.begin_run("index", settings_of(embedder, cfg.points_run), used, **noted)
     changed = points.changed(run_id) if points else []
     todo = catalog.without_embedding(run_id, crop_ids) + changed

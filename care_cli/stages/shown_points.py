@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from care_cli.catalog import Catalog
 
 PAGE = 4096  # crops whose points are read at once
+FEW = 4  # names that a line has room for
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,24 +136,29 @@ def count(made: dict[int, str], scheme: KeypointScheme) -> tuple[int, int]:
 
 def advice(catalog: Catalog, scheme: KeypointScheme, again: str) -> str:
     """What to do about animals without points; `again` is the command that profits."""
-    names = ", ".join(scheme.names)
     if not point_runs(catalog, scheme.names):
         return (
-            f"Point out {names} on one crop of each species (`care templates add`), run `care propagate-keypoints`, "
-            f"then {again} again."
+            f"Point out {_listed(scheme.names)} on one crop of each species (`care templates add`), run "
+            f"`care propagate-keypoints`, then {again} again."
         )
     return (
-        f"`care propagate-keypoints` carries points where a species has a template ({names}); `care keypoints set` "
-        f"says where they are. Then {again} again."
+        "`care propagate-keypoints` carries points where a species has a template; `care keypoints set` says where they "
+        f"are. Then {again} again."
     )
 
 
 def in_words(told: dict) -> str:
     """One line on the points that a model was shown, by its `points` in a summary."""
-    names, total = ", ".join(told["names"]), told["with"] + told["without"]
+    names, total = _listed(told["names"]), told["with"] + told["without"]
     if not told["without"]:
         return f"The model looks at {names}, which all {total} animals have in part at least."
     return (
         f"The model looks at {names}; {told['without']} of {total} animals have none of them and are compared by their "
         f"pixels alone. {told['advice']}"
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names of points, the first ones of many."""
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more
