@@ -142,8 +142,8 @@ def advice(catalog: Catalog, scheme: KeypointScheme, again: str) -> str:
             f"`care propagate-keypoints`, then {again} again."
         )
     return (
-        "`care propagate-keypoints` carries points where a species has a template; `care keypoints set` says where they "
-        f"are. Then {again} again."
+        "`care propagate-keypoints` carries points where a species has a template; `care keypoints set` says where "
+        f"they are. Then {again} again."
     )
 
 
