@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,8 @@ class Augmentation:
     magnitude: float = 20 / 30  # of each of them, 0..1
 
 
-NOTHING = Augmentation(*[0.0] * 10)
-WILDLIFE = Augmentation(*[0.0] * 10, crop=0.8, ops=2)  # of WildlifeDatasets' recipe what leaves shapes as they are
+NOTHING = Augmentation(flip=0.0, rotation=0.0, zoom=0.0, shift=0.0, grey=0.0, light=0.0, noise=0.0, cover_area=0.0)
+WILDLIFE = replace(NOTHING, crop=0.8, ops=2)  # of WildlifeDatasets' recipe what leaves shapes as they are
 
 
 def augment(
