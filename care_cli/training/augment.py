@@ -121,7 +121,7 @@ def move(points: Tensor, to_source: Tensor, mirrored: Tensor, swap: Tensor | Non
     """
     there = 2 * points[..., :2] - 1 - to_source[:, None, :, 2].to(points)  # (B, K, 2)
     xy = (there @ torch.linalg.inv(to_source[:, :, :2].to(points)).transpose(1, 2) + 1) / 2
-    inside = ((xy >= 0) & (xy < 1)).all(-1, keepdim=True)
+    inside = ((xy >= 0) & (xy <= 1)).all(-1, keepdim=True)
     moved = torch.where(inside & (points[..., 2:] > 0), torch.cat([xy, points[..., 2:]], -1), 0.0)
     if swap is None:
         return moved
