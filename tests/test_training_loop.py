@@ -135,6 +135,8 @@ def test_wildlife_learns_from_arcface_alone_on_any_backbone() -> None:
     trained = train(colours(), settings("wildlife", backbone="test_efficientnet", epochs=0.5))
     assert set(trained.history[0]) == {"step", "epoch", "loss", "arcface", "rate", "images_per_second"}
     assert trained.history[0]["loss"] == trained.history[0]["arcface"]
+    asked = train(colours(), settings("wildlife", backbone="test_efficientnet", epochs=0.5, triplet_weight=0.5))
+    assert {"arcface", "triplet"} < set(asked.history[0]) and "class" not in asked.history[0]
 
 
 def test_points_are_learned_from() -> None:
