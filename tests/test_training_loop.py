@@ -29,7 +29,7 @@ from care_cli.training.augment import NOTHING, Augmentation
 from care_cli.training.batches import bites, prepared
 from care_cli.training.config import TrainConfig
 from care_cli.training.data import LabelledCrops
-from care_cli.training.loop import Trained, rate_at, train
+from care_cli.training.loop import Trained, _optimizer, rate_at, train
 from care_cli.training.sampling import shuffled
 
 SIDE = 32  # px
@@ -148,6 +148,21 @@ def test_points_are_learned_from() -> None:
     drawn = methods.build(settings("ckpe"), 6, SCHEME).embedder.embeddings.detach()
     assert torch.equal(hidden.model.embeddings, drawn)
     assert not torch.allclose(seen.model.embeddings, drawn, atol=1e-4)
+
+
+@pytest.mark.parametrize(("method", "backbone"), [("vit", "test_vit"), ("ckpe", "test_vit"), ("vit", "test_vit3")])
+def test_positions_and_tokens_do_not_decay(method: str, backbone: str) -> None:
+    """With all gradients zero, weight decay alone moves weights."""
+    learner = methods.build(settings(method, backbone=backbone), 6, SCHEME)
+    before = {name: value.detach().clone() for name, value in learner.named_parameters()}
+    optimizer = _optimizer(settings(weight_decay=0.5, learning_rate=0.1), learner)
+    for parameter in learner.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    kept = {name for name, value in learner.named_parameters() if torch.equal(value, before[name])}
+    special = {name for name in before if name.endswith(("pos_embed", "cls_token", "reg_token", ".embeddings"))}
+    assert special and special <= kept
+    assert not any(name.endswith("qkv.weight") for name in kept) and "centres" not in kept
 
 
 def test_the_average_of_weights_is_the_result() -> None:

@@ -151,6 +151,7 @@ class Training:
             self.folder / name,
             validate=self.validate,
             start=self.start,
+            start_file=registry.fetch(self.spec) if self.spec else None,
             device=self.request.device,
             notice=self.catalog.notice,
         )

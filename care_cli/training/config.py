@@ -32,7 +32,7 @@ class TrainConfig:
     least_rate: float = 1e-6  # at the end of the cosine
     warmup: float = 0.0  # share of the steps
     momentum: float = 0.9  # of sgd
-    weight_decay: float = 0.0  # of matrices; vectors and keypoint embeddings have none
+    weight_decay: float = 0.0  # of matrices; vectors, positions, tokens and keypoint embeddings have none
     clip: float | None = None  # longest gradient
     ema: float | None = None  # share of the averaged weights that a step keeps; those are then the result
     validate_every: float = 5.0  # epochs

@@ -58,6 +58,7 @@ def train(
     *,
     validate: Validate | None = None,
     start: Mapping[str, Tensor] | None = None,
+    start_file: Path | None = None,
     device: str = "auto",
     report: Callable[[dict[str, Any]], None] | None = None,
     notice: Callable[[str], None] | None = None,
@@ -71,6 +72,7 @@ def train(
     validate      measures an embedder (eval mode, on the training's device); every `cfg.validate_every` epochs and at
                   the end. Its first figure decides which model is the best: the larger, the better.
     start         pretrained weights of the backbone, or of the whole embedder, by name
+    start_file    the file that they are of, for messages
     device        auto | cpu | cuda | cuda:N; under `accelerate launch` every process takes a card of its own
     report        gets every row of the history
     notice        gets a sentence where something is not as asked
@@ -92,7 +94,7 @@ def train(
     torch.manual_seed(cfg.seed)
     learner = methods.build(cfg, int(data.labels.max()) + 1, data.scheme)
     if start is not None:
-        methods.load(learner.embedder, start, "to begin from")
+        methods.load(learner.embedder, start, start_file or Path("to begin from"))
     learner = learner.to(place, memory_format=torch.channels_last)
     optimizer = _optimizer(cfg, learner)
     average = AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(cfg.ema), use_buffers=True) if cfg.ema else None
@@ -297,8 +299,9 @@ def _photos_a_step(cfg: TrainConfig, processes: int) -> int:
 
 
 def _optimizer(cfg: TrainConfig, learner: nn.Module) -> torch.optim.Optimizer:
-    """Weight decay is for matrices: vectors and the embeddings of keypoints have none."""
-    free = {"embedder.embeddings"}
+    """Weight decay is for matrices: vectors, positions, tokens and keypoint embeddings have none."""
+    exempt = getattr(learner.embedder, "no_weight_decay", set)
+    free = {f"embedder.{name}" for name in exempt()}
     matrices = [p for name, p in learner.named_parameters() if p.ndim > 1 and name not in free]
     others = [p for name, p in learner.named_parameters() if p.ndim <= 1 or name in free]
     groups = [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": others, "weight_decay": 0.0}]
