@@ -57,6 +57,7 @@ def train(
     folder: Path | None = None,
     *,
     validate: Validate | None = None,
+    validation: str | None = None,
     start: Mapping[str, Tensor] | None = None,
     start_file: Path | None = None,
     device: str = "auto",
@@ -71,6 +72,7 @@ def train(
                   best.safetensors. A training that stands there is gone on with.
     validate      measures an embedder (eval mode, on the training's device); every `cfg.validate_every` epochs and at
                   the end. Its first figure decides which model is the best: the larger, the better.
+    validation    digest of what `validate` measures on: a training goes on with the same
     start         pretrained weights of the backbone, or of the whole embedder, by name
     start_file    the file that they are of, for messages
     device        auto | cpu | cuda | cuda:N; under `accelerate launch` every process takes a card of its own
@@ -88,6 +90,7 @@ def train(
     main = accelerator.is_main_process
     say = notice if notice and main else lambda text: None
     data, cfg = _fitting(data, cfg, say)
+    cfg = replace(cfg, precision=precision.resolve(cfg.precision, place))  # a training never mixes precisions
     steps = max(1, round(cfg.epochs * len(data.labels) / _photos_a_step(cfg, accelerator.num_processes)))
 
     # the learner, drawn from the seed; its optimizer; the average of its weights
@@ -98,11 +101,11 @@ def train(
     learner = learner.to(place, memory_format=torch.channels_last)
     optimizer = _optimizer(cfg, learner)
     average = AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(cfg.ema), use_buffers=True) if cfg.ema else None
-    dtype = precision.dtype(cfg.precision, place)
+    dtype = precision.dtype(cfg.precision)
     scaler = torch.amp.GradScaler(place.type, enabled=dtype == torch.float16)
 
     # where an earlier run of this training stopped
-    identity = state.identity_of(cfg, data, start, accelerator.num_processes)
+    identity = state.identity_of(cfg, data, start, accelerator.num_processes, validation)
     done, resumed, halvings, size, best, best_weights = 0, None, 0, 0, {}, None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -259,8 +262,6 @@ def _fitting(data: LabelledCrops, cfg: TrainConfig, say: Callable[[str], None]) 
     individuals = int((counts > 0).sum())
     if individuals < 2:
         raise CareError(f"Training needs photos of at least 2 individuals, got {individuals}: name more animals.")
-    if cfg.learning_rate <= 0:
-        raise CareError(f"The learning rate must be above 0, got {cfg.learning_rate:g}.")
     photo = data.photos[np.zeros(1, np.int64)]
     if photo.shape != (1, cfg.input_size, cfg.input_size, 3) or photo.dtype != np.uint8:
         raise CareError(
@@ -327,7 +328,7 @@ def _no_number(step: int, cfg: TrainConfig, folder: Path | None) -> str:
     kept = f" The last good checkpoint is {folder / LAST}." if folder and (folder / LAST).exists() else ""
     return (
         f"The loss is no longer a number at step {step}: lower the learning rate (now {cfg.learning_rate:g}) or train "
-        f"in f32 (now {cfg.precision}), in another folder.{kept}"
+        f"in float32 (now {cfg.precision}), in another folder.{kept}"
     )
 
 
