@@ -126,10 +126,6 @@ class KeypointViT(nn.Module):
         names = self.vit.no_weight_decay() if hasattr(self.vit, "no_weight_decay") else ()
         return {"embeddings", *(f"vit.{name}" for name in names)}
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute activations twice instead of keeping them, by timm's convention."""
-        self.vit.set_grad_checkpointing(enable)
-
     def _grid_of(self, images: Tensor) -> Grid:
         if not getattr(self.vit, "dynamic_img_size", False):
             return self.grid

@@ -163,3 +163,10 @@ def test_batches_that_begin_later_are_those_that_would_have_come(counts, start, 
     later = list(islice(pk_batches(labels, 3, 2, seed, start), 4))
     assert [rows.tolist() for rows in later] == [rows.tolist() for rows in whole[start:]]
     assert Counter(labels[np.concatenate(whole)]).most_common()[-1][1] >= 2 * math.floor(3 * len(whole) / len(counts))
+
+
+def test_points_on_the_edges_stay_when_the_picture_is_mirrored():
+    points = torch.tensor([[[0.0, 0.0, 1.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.5]]])
+    how = Augmentation(**{**vars(NOTHING), "flip": 1.0})
+    _, moved = reframe(torch.zeros(1, 3, SIDE, SIDE), how, generator(), points)
+    assert moved.tolist() == [[[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.5]]]

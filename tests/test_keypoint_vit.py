@@ -242,7 +242,7 @@ def test_checkpointing_changes_no_gradient():
     model = made("test_vit", {"img_size": 64})
     images, grads = photos(model, 1), []
     for on in (False, True):
-        model.train().set_grad_checkpointing(on)
+        model.train().vit.set_grad_checkpointing(on)
         model.zero_grad()
         model(images, points_of(SEEN)).square().sum().backward()
         grads.append(model.embeddings.grad.clone())

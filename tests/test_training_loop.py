@@ -24,12 +24,12 @@ from safetensors.torch import load_file
 from care_cli.encoders import build_backbone
 from care_cli.errors import CareError
 from care_cli.records import KeypointScheme
-from care_cli.training import methods
+from care_cli.training import methods, precision
 from care_cli.training.augment import NOTHING, Augmentation
 from care_cli.training.batches import bites, prepared
 from care_cli.training.config import TrainConfig
 from care_cli.training.data import LabelledCrops
-from care_cli.training.loop import Trained, rate_at, train
+from care_cli.training.loop import Trained, _optimizer, rate_at, train
 from care_cli.training.sampling import shuffled
 
 SIDE = 32  # px
@@ -88,7 +88,7 @@ def test_training_lowers_the_loss() -> None:
 
 def test_a_step_is_that_of_the_formula() -> None:
     """One step of SGD without momentum: weights less rate times the gradient of the mean loss of both batches."""
-    data, cfg = colours(), settings(epochs=16 / 24, augmentation=NOTHING, momentum=0.0, precision="f32", neck=False)
+    data, cfg = colours(), settings(epochs=16 / 24, augmentation=NOTHING, momentum=0.0, precision="float32", neck=False)
     trained = train(data, cfg)
     torch.manual_seed(cfg.seed)
     learner = methods.build(cfg, 6, None)
@@ -135,6 +135,8 @@ def test_wildlife_learns_from_arcface_alone_on_any_backbone() -> None:
     trained = train(colours(), settings("wildlife", backbone="test_efficientnet", epochs=0.5))
     assert set(trained.history[0]) == {"step", "epoch", "loss", "arcface", "rate", "images_per_second"}
     assert trained.history[0]["loss"] == trained.history[0]["arcface"]
+    asked = train(colours(), settings("wildlife", backbone="test_efficientnet", epochs=0.5, triplet_weight=0.5))
+    assert {"arcface", "triplet"} < set(asked.history[0]) and "class" not in asked.history[0]
 
 
 def test_points_are_learned_from() -> None:
@@ -146,6 +148,21 @@ def test_points_are_learned_from() -> None:
     drawn = methods.build(settings("ckpe"), 6, SCHEME).embedder.embeddings.detach()
     assert torch.equal(hidden.model.embeddings, drawn)
     assert not torch.allclose(seen.model.embeddings, drawn, atol=1e-4)
+
+
+@pytest.mark.parametrize(("method", "backbone"), [("vit", "test_vit"), ("ckpe", "test_vit"), ("vit", "test_vit3")])
+def test_positions_and_tokens_do_not_decay(method: str, backbone: str) -> None:
+    """With all gradients zero, weight decay alone moves weights."""
+    learner = methods.build(settings(method, backbone=backbone), 6, SCHEME)
+    before = {name: value.detach().clone() for name, value in learner.named_parameters()}
+    optimizer = _optimizer(settings(weight_decay=0.5, learning_rate=0.1), learner)
+    for parameter in learner.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    kept = {name for name, value in learner.named_parameters() if torch.equal(value, before[name])}
+    special = {name for name in before if name.endswith(("pos_embed", "cls_token", "reg_token", ".embeddings"))}
+    assert special and special <= kept
+    assert not any(name.endswith("qkv.weight") for name in kept) and "centres" not in kept
 
 
 def test_the_average_of_weights_is_the_result() -> None:
@@ -185,17 +202,17 @@ def test_pretrained_weights_are_begun_from() -> None:
 
 
 def test_checkpointing_changes_nothing_but_memory() -> None:
-    plain, twice = (train(colours(), settings(precision="f32", checkpointing=on)) for on in (False, True))
+    plain, twice = (train(colours(), settings(precision="float32", checkpointing=on)) for on in (False, True))
     assert all(torch.allclose(weights(plain)[n], weights(twice)[n], atol=1e-5) for n in weights(plain))
 
 
 def test_half_precision_learns() -> None:
-    for precision in ("bf16", "fp16"):
-        trained = train(colours(), settings(precision=precision))
+    for half in ("bfloat16", "float16"):
+        trained = train(colours(), settings(precision=half))
         assert all(math.isfinite(loss) for loss in losses(trained))
         assert all(value.dtype == torch.float32 for value in weights(trained).values())
     with pytest.raises(CareError, match="precision is auto"):
-        train(colours(), settings(precision="f8"))
+        settings(precision="f8")
 
 
 def test_the_rate_rises_then_falls_along_a_cosine() -> None:
@@ -238,9 +255,9 @@ class Stopped(Exception):
     "how",
     [
         {"method": "vit"},
-        {"method": "vit", "precision": "f32", "neck": True, "ema": 0.5, "options": {"drop_path_rate": 0.2}},
+        {"method": "vit", "precision": "float32", "neck": True, "ema": 0.5, "options": {"drop_path_rate": 0.2}},
         {"method": "ckpe", "optimizer": "adamw", "keypoint_dropout": 0.3},
-        {"method": "wildlife", "backbone": "test_efficientnet", "precision": "fp16"},
+        {"method": "wildlife", "backbone": "test_efficientnet", "precision": "float16"},
     ],
 )
 def test_a_stopped_training_goes_on_exactly(tmp_path: Path, how: dict) -> None:
@@ -277,6 +294,19 @@ def test_a_stopped_training_goes_on_exactly(tmp_path: Path, how: dict) -> None:
     assert names == {"history.jsonl", "curves.png", "last.safetensors", "best.safetensors"}
 
 
+def test_a_training_goes_on_in_its_own_precision_with_its_own_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` is what this processor has; on another one it would be something else."""
+    monkeypatch.setattr(precision, "has_bf16", lambda: False)
+    train(colours(), settings(epochs=0.5), tmp_path, validation="some")
+    with pytest.raises(CareError, match=r"validation \(some there, others here\)"):
+        train(colours(), settings(epochs=0.5), tmp_path, validation="others")
+    monkeypatch.setattr(precision, "has_bf16", lambda: True)
+    with pytest.raises(CareError, match=r"settings.precision \(float32 there, bfloat16 here\)"):
+        train(colours(), settings(epochs=0.5), tmp_path, validation="some")
+
+
 def test_another_training_in_the_folder_is_refused(tmp_path: Path) -> None:
     data = colours(points=True)
     train(data, settings(epochs=0.5), tmp_path)
@@ -311,7 +341,6 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
         "no gradient checkpointing": (data, settings("wildlife", backbone="dla46x_c", checkpointing=True)),
         "sgd or adamw": (data, settings(optimizer="adam")),
         "pk or shuffle": (data, settings(sampler="random")),
-        "above 0": (data, settings(learning_rate=0.0)),
         "tokens, pooled": (colours(points=True), settings("kpe", keypoint_mode="both")),
         "no patch tokens": (colours(points=True), settings("ckpe", backbone="test_efficientnet")),
     }
@@ -326,6 +355,29 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
         methods.configure("vit", epoch=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "range"),
+    [
+        ("epochs", 0.0, "above 0"),
+        ("epochs", -1.0, "above 0"),
+        ("epochs", math.nan, "above 0"),
+        ("learning_rate", -0.1, "above 0"),
+        ("least_rate", -0.1, "at least 0"),
+        ("individuals", 0, "at least 1"),
+        ("photos", 0, "at least 1"),
+        ("accumulate", 0, "at least 1"),
+        ("validate_every", 0.0, "above 0"),
+        ("ema", 2.0, "between 0 and 1"),
+        ("warmup", 1.5, "from 0 to 1"),
+        ("momentum", 1.0, "below 1"),
+        ("clip", 0.0, "above 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, value: float, range: str) -> None:
+    with pytest.raises(CareError, match=f"{name} is .*{range}, got"):
+        settings(**{name: value})
+
+
 def test_small_data_are_learned_from_and_said() -> None:
     said: list[str] = []
     some = colours(3, 1, points=True)
@@ -337,7 +389,7 @@ def test_small_data_are_learned_from_and_said() -> None:
 
 
 def test_a_loss_that_is_no_number_ends_it_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
-    cfg = settings(learning_rate=1e25, precision="f32", epochs=20, warmup=0.5)
+    cfg = settings(learning_rate=1e25, precision="float32", epochs=20, warmup=0.5)
     with pytest.raises(CareError, match=r"no longer a number at step \d+: lower the learning rate .*last good"):
         train(colours(), cfg, tmp_path, save_every=1)
     kept = load_file(tmp_path / "last.safetensors")
@@ -368,7 +420,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved(tmp_path: Path, monkeypatch
     monkeypatch.setitem(methods.METHODS, "narrow", __name__)
     monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
     said: list[str] = []
-    wide = settings("narrow", options={"holds": 99}, epochs=2, triplet_weight=0.0, precision="f32")
+    wide = settings("narrow", options={"holds": 99}, epochs=2, triplet_weight=0.0, precision="float32")
     narrow = replace(wide, options={"holds": 4})
     whole = train(colours(), wide)
     trained = train(colours(), narrow, tmp_path, notice=said.append)
@@ -434,7 +486,7 @@ sys.path[:0] = [{tests!r}]
 from test_training_loop import colours, settings
 from care_cli.training.loop import train
 import os
-trained = train(colours(), settings(accumulate=1, precision="f32", epochs=2), Path({folder!r}), device="cpu")
+trained = train(colours(), settings(accumulate=1, precision="float32", epochs=2), Path({folder!r}), device="cpu")
 save_file(trained.model.state_dict(), Path({folder!r}) / f"model-{{os.environ['RANK']}}.safetensors")
 """
 
@@ -450,7 +502,7 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batches(tmp_path: Pa
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-m", *map(str, command)], check=True, env=environment, timeout=300)
     first, second = (load_file(tmp_path / "run" / f"model-{rank}.safetensors") for rank in (0, 1))
-    alone = weights(train(colours(), settings(accumulate=2, precision="f32", epochs=2)))
+    alone = weights(train(colours(), settings(accumulate=2, precision="float32", epochs=2)))
     for name, value in alone.items():
         assert torch.equal(first[name], second[name]) and torch.allclose(first[name], value, atol=1e-5), name
     rows = (tmp_path / "run" / "history.jsonl").read_text().splitlines()

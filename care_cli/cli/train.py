@@ -10,8 +10,6 @@ import typer
 from care_cli.cli import output
 from care_cli.errors import CareError
 
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "fp16"}
-
 
 def train(
     ctx: typer.Context,
@@ -68,7 +66,7 @@ def train(
         given = {"epochs": epochs, "input_size": size, "learning_rate": learning_rate, "augmentation.flip": flip}
         given = {key: value for key, value in given.items() if value is not None} | _batch(batch)
         if precision != "auto":
-            given["precision"] = PRECISIONS.get(precision, precision)
+            given["precision"] = precision
         request = train_settings.TrainRequest(
             method=method,
             name=name,

@@ -98,6 +98,7 @@ class Training:
             "settings": asdict(cfg),
             "split": self.division.split["sha256"],
             "data": self.train.digest(),
+            "validation": self.val.digest(),
             "weights": registry.model_sha256(self.spec) if self.spec else None,
         }
         standing = self.catalog.find_run("train", settings)
@@ -150,7 +151,9 @@ class Training:
             cfg,
             self.folder / name,
             validate=self.validate,
+            validation=self.val.digest(),
             start=self.start,
+            start_file=registry.fetch(self.spec) if self.spec else None,
             device=self.request.device,
             notice=self.catalog.notice,
         )

@@ -43,8 +43,10 @@ class TrainRequest:
 
 def settings_of(request: TrainRequest, spec: ModelSpec | None) -> TrainConfig:
     """The training's settings, the seed apart. CareError for names and values that no training can have."""
+    import torch
+
     from care_cli import encoders
-    from care_cli.training import methods
+    from care_cli.training import methods, precision
 
     changes = {key: value for key, value in request.settings.items() if key.startswith(AUGMENTATION)}
     given = {key: value for key, value in request.settings.items() if key not in changes}
@@ -58,7 +60,8 @@ def settings_of(request: TrainRequest, spec: ModelSpec | None) -> TrainConfig:
         cfg = methods.configure(request.method, None, backbone=backbone, **given)
         encoders.build_backbone(backbone, **methods.options(cfg))  # refused before anything is begun
     changes = {key.removeprefix(AUGMENTATION): value for key, value in changes.items()}
-    return replace(cfg, augmentation=replace(cfg.augmentation, **changes))
+    chosen = precision.resolve(cfg.precision, torch.device(request.device))
+    return replace(cfg, precision=chosen, augmentation=replace(cfg.augmentation, **changes))
 
 
 def _stated(spec: ModelSpec) -> dict[str, Any]:

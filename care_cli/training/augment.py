@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,8 @@ class Augmentation:
     magnitude: float = 20 / 30  # of each of them, 0..1
 
 
-NOTHING = Augmentation(*[0.0] * 10)
-WILDLIFE = Augmentation(*[0.0] * 10, crop=0.8, ops=2)  # of WildlifeDatasets' recipe what leaves shapes as they are
+NOTHING = Augmentation(flip=0.0, rotation=0.0, zoom=0.0, shift=0.0, grey=0.0, light=0.0, noise=0.0, cover_area=0.0)
+WILDLIFE = replace(NOTHING, crop=0.8, ops=2)  # of WildlifeDatasets' recipe what leaves shapes as they are
 
 
 def augment(
@@ -121,7 +121,7 @@ def move(points: Tensor, to_source: Tensor, mirrored: Tensor, swap: Tensor | Non
     """
     there = 2 * points[..., :2] - 1 - to_source[:, None, :, 2].to(points)  # (B, K, 2)
     xy = (there @ torch.linalg.inv(to_source[:, :, :2].to(points)).transpose(1, 2) + 1) / 2
-    inside = ((xy >= 0) & (xy < 1)).all(-1, keepdim=True)
+    inside = ((xy >= 0) & (xy <= 1)).all(-1, keepdim=True)
     moved = torch.where(inside & (points[..., 2:] > 0), torch.cat([xy, points[..., 2:]], -1), 0.0)
     if swap is None:
         return moved

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+from care_cli.errors import CareError
 from care_cli.training.augment import WILDLIFE, Augmentation
+from care_cli.training.precision import PRECISIONS
+
+RANGES = {
+    "individuals photos accumulate input_size": ("at least 1", lambda value: value >= 1),
+    "epochs learning_rate validate_every clip arc_scale": ("above 0", lambda value: value > 0),
+    "seed least_rate weight_decay arc_weight arc_margin triplet_weight triplet_margin class_weight": (
+        "at least 0",
+        lambda value: value >= 0,
+    ),
+    "warmup keypoint_dropout": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "momentum": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+    "ema": ("between 0 and 1", lambda value: 0 < value < 1),
+}  # of settings by name: in words, and as a test
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training of one method. Stored with the run and in the checkpoint's header."""
+    """One training of one method. Stored with the run and in the checkpoint's header.
+
+    Raises CareError for a number out of its range, and for an unknown precision.
+    """
 
     method: str = "vit"  # a name of methods.METHODS
     backbone: str = "vit_small_patch16_224"  # timm's name, or backbones.STEM_VIT
@@ -32,7 +50,7 @@ class TrainConfig:
     least_rate: float = 1e-6  # at the end of the cosine
     warmup: float = 0.0  # share of the steps
     momentum: float = 0.9  # of sgd
-    weight_decay: float = 0.0  # of matrices; vectors and keypoint embeddings have none
+    weight_decay: float = 0.0  # of matrices; vectors, positions, tokens and keypoint embeddings have none
     clip: float | None = None  # longest gradient
     ema: float | None = None  # share of the averaged weights that a step keeps; those are then the result
     validate_every: float = 5.0  # epochs
@@ -53,6 +71,15 @@ class TrainConfig:
     keypoint_dropout: float = 0.0  # chance that a photo's points are hidden in training
 
     # how it is computed
-    precision: str = "auto"  # auto: bf16 where the processor or card has it | bf16 | fp16 | f32
+    precision: str = "auto"  # auto: bfloat16 where the processor or card has it | bfloat16 | float16 | float32
     checkpointing: bool = False  # activations are computed twice instead of kept
     augmentation: Augmentation = WILDLIFE
+
+    def __post_init__(self) -> None:
+        for names, (kind, fits) in RANGES.items():
+            for name in names.split():
+                value = getattr(self, name)
+                if value is not None and not (math.isfinite(value) and fits(value)):
+                    raise CareError(f"{name} is {kind}, got {value:g}.")
+        if self.precision not in PRECISIONS:
+            raise CareError(f"The precision is {', '.join(PRECISIONS)}, got {self.precision!r}.")

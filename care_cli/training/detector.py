@@ -28,7 +28,7 @@ class DetectorConfig:
     learning_rate: float = 2e-3  # AdamW, at its highest
     warmup_epochs: float = 2.0
     close_mosaic: int = 8  # last epochs on whole photos
-    precision: str = "auto"  # auto: bf16 where the processor has it | bf16 | f32
+    precision: str = "auto"  # auto: bfloat16 where the processor has it | bfloat16 | float32
     seed: int = 0
 
 
@@ -66,7 +66,7 @@ def train_detector(
     lines += [f"  {i}: {name}" for i, name in enumerate(names)]
     data.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    bf16 = cfg.precision == "bf16" or (cfg.precision == "auto" and has_bf16())
+    bf16 = cfg.precision == "bfloat16" or (cfg.precision == "auto" and has_bf16())
     threads = torch.get_num_threads()
     trainer = _trainer_class(bf16)(overrides=_overrides(cfg, data, folder / "run"))
     torch.set_num_threads(threads)  # Ultralytics leaves a core free

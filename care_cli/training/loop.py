@@ -57,7 +57,9 @@ def train(
     folder: Path | None = None,
     *,
     validate: Validate | None = None,
+    validation: str | None = None,
     start: Mapping[str, Tensor] | None = None,
+    start_file: Path | None = None,
     device: str = "auto",
     report: Callable[[dict[str, Any]], None] | None = None,
     notice: Callable[[str], None] | None = None,
@@ -70,7 +72,9 @@ def train(
                   best.safetensors. A training that stands there is gone on with.
     validate      measures an embedder (eval mode, on the training's device); every `cfg.validate_every` epochs and at
                   the end. Its first figure decides which model is the best: the larger, the better.
+    validation    digest of what `validate` measures on: a training goes on with the same
     start         pretrained weights of the backbone, or of the whole embedder, by name
+    start_file    the file that they are of, for messages
     device        auto | cpu | cuda | cuda:N; under `accelerate launch` every process takes a card of its own
     report        gets every row of the history
     notice        gets a sentence where something is not as asked
@@ -86,21 +90,22 @@ def train(
     main = accelerator.is_main_process
     say = notice if notice and main else lambda text: None
     data, cfg = _fitting(data, cfg, say)
+    cfg = replace(cfg, precision=precision.resolve(cfg.precision, place))  # a training never mixes precisions
     steps = max(1, round(cfg.epochs * len(data.labels) / _photos_a_step(cfg, accelerator.num_processes)))
 
     # the learner, drawn from the seed; its optimizer; the average of its weights
     torch.manual_seed(cfg.seed)
     learner = methods.build(cfg, int(data.labels.max()) + 1, data.scheme)
     if start is not None:
-        methods.load(learner.embedder, start, "to begin from")
+        methods.load(learner.embedder, start, start_file or Path("to begin from"))
     learner = learner.to(place, memory_format=torch.channels_last)
     optimizer = _optimizer(cfg, learner)
     average = AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(cfg.ema), use_buffers=True) if cfg.ema else None
-    dtype = precision.dtype(cfg.precision, place)
+    dtype = precision.dtype(cfg.precision)
     scaler = torch.amp.GradScaler(place.type, enabled=dtype == torch.float16)
 
     # where an earlier run of this training stopped
-    identity = state.identity_of(cfg, data, start, accelerator.num_processes)
+    identity = state.identity_of(cfg, data, start, accelerator.num_processes, validation)
     done, resumed, halvings, size, best, best_weights = 0, None, 0, 0, {}, None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -257,8 +262,6 @@ def _fitting(data: LabelledCrops, cfg: TrainConfig, say: Callable[[str], None]) 
     individuals = int((counts > 0).sum())
     if individuals < 2:
         raise CareError(f"Training needs photos of at least 2 individuals, got {individuals}: name more animals.")
-    if cfg.learning_rate <= 0:
-        raise CareError(f"The learning rate must be above 0, got {cfg.learning_rate:g}.")
     photo = data.photos[np.zeros(1, np.int64)]
     if photo.shape != (1, cfg.input_size, cfg.input_size, 3) or photo.dtype != np.uint8:
         raise CareError(
@@ -297,8 +300,9 @@ def _photos_a_step(cfg: TrainConfig, processes: int) -> int:
 
 
 def _optimizer(cfg: TrainConfig, learner: nn.Module) -> torch.optim.Optimizer:
-    """Weight decay is for matrices: vectors and the embeddings of keypoints have none."""
-    free = {"embedder.embeddings"}
+    """Weight decay is for matrices: vectors, positions, tokens and keypoint embeddings have none."""
+    exempt = getattr(learner.embedder, "no_weight_decay", set)
+    free = {f"embedder.{name}" for name in exempt()}
     matrices = [p for name, p in learner.named_parameters() if p.ndim > 1 and name not in free]
     others = [p for name, p in learner.named_parameters() if p.ndim <= 1 or name in free]
     groups = [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -324,7 +328,7 @@ def _no_number(step: int, cfg: TrainConfig, folder: Path | None) -> str:
     kept = f" The last good checkpoint is {folder / LAST}." if folder and (folder / LAST).exists() else ""
     return (
         f"The loss is no longer a number at step {step}: lower the learning rate (now {cfg.learning_rate:g}) or train "
-        f"in f32 (now {cfg.precision}), in another folder.{kept}"
+        f"in float32 (now {cfg.precision}), in another folder.{kept}"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import pkgutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -142,15 +143,17 @@ def checkpoint(backbone: nn.Module, cfg: TrainConfig) -> None:
             raise CareError(f"{cfg.backbone} has no gradient checkpointing: train without it.") from error
 
 
-def load(embedder: nn.Module, start: Mapping[str, Tensor], name: str) -> None:
+def load(embedder: nn.Module, start: Mapping[str, Tensor], path: Path) -> None:
     """Begin from pretrained weights, of the embedder or of its backbone; a classifier's layers are left out.
+
+    `path` is the file that they are of, for messages.
 
     Raises CareError when they do not fit, naming what differs.
     """
     backbone = getattr(embedder, "vit", embedder)
     whole = backbone is embedder or set(embedder.state_dict()) <= set(start)
     target = embedder if whole else backbone
-    encoders.load_weights(target, dict(start), encoders.Path(name), head=encoders.classifier_layers(backbone))
+    encoders.load_weights(target, dict(start), path, head=encoders.classifier_layers(backbone))
 
 
 def _module(method: str) -> Any:

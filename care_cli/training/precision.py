@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from care_cli.errors import CareError
-
 if TYPE_CHECKING:
     import torch
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 def has_bf16() -> bool:
@@ -17,17 +17,18 @@ def has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def dtype(precision: str, device: torch.device) -> torch.dtype:
-    """What products are computed in: `auto` is bf16 where the processor or card has it, else f32.
-
-    Raises CareError for another precision than auto, bf16, fp16 and f32.
-    """
+def resolve(precision: str, device: torch.device) -> str:
+    """What products are computed in: `auto` is bfloat16 where the processor or card has it, else float32."""
     import torch
 
-    if precision == "auto":
-        on_card = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16" if on_card or (device.type == "cpu" and has_bf16()) else "f32"
-    known = {"bf16": torch.bfloat16, "fp16": torch.float16, "f32": torch.float32}
-    if precision not in known:
-        raise CareError(f"The precision is auto, {', '.join(known)}, got {precision!r}.")
-    return known[precision]
+    if precision != "auto":
+        return precision
+    on_card = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if on_card or (device.type == "cpu" and has_bf16()) else "float32"
+
+
+def dtype(precision: str) -> torch.dtype:
+    """Torch's name of a resolved precision."""
+    import torch
+
+    return getattr(torch, precision)

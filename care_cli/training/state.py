@@ -73,10 +73,14 @@ def read(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], di
     return tensors, header
 
 
-def identity_of(cfg: TrainConfig, data: LabelledCrops, start: Mapping[str, Tensor] | None, places: int) -> dict:
-    """What has to be the same for a training to go on: settings, data, weights begun from, number of processes."""
+def identity_of(
+    cfg: TrainConfig, data: LabelledCrops, start: Mapping[str, Tensor] | None, places: int, validation: str | None
+) -> dict:
+    """What has to be the same for a training to go on: settings, data, weights begun from, number of processes, and
+    the digest of what it is validated on."""
     weights = digest(start[name].detach().cpu().numpy() for name in sorted(start)) if start else None
-    return {"settings": asdict(cfg), "data": data_digest(data), "weights": weights, "processes": places}
+    own = {"settings": asdict(cfg), "data": data_digest(data), "weights": weights}
+    return own | {"validation": validation, "processes": places}
 
 
 def data_digest(data: LabelledCrops) -> str:

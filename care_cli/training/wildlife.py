@@ -6,8 +6,6 @@ photos are shuffled, not drawn by individual.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from care_cli.records import KeypointScheme
 from care_cli.training import methods
 from care_cli.training.config import TrainConfig
@@ -16,5 +14,5 @@ RECIPE = {"triplet_weight": 0.0, "class_weight": 0.0, "sampler": "shuffle"}
 
 
 def learner(cfg: TrainConfig, classes: int, scheme: KeypointScheme | None) -> methods.Learner:
-    """A convolutional network or transformer whose embeddings ArcFace spreads."""
-    return methods.Learner(replace(cfg, triplet_weight=0.0, class_weight=0.0), classes, methods.plain(cfg))
+    """A convolutional network or transformer whose embeddings ArcFace spreads, alone unless other weights are set."""
+    return methods.Learner(cfg, classes, methods.plain(cfg))
