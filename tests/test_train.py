@@ -223,3 +223,18 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, c
         models[place] = done.json["models"][0]
     assert models["stopped"]["resumed_from"] == 8 and models["whole"]["resumed_from"] is None  # a third of the steps
     assert Path(models["stopped"]["file"]).read_bytes() == Path(models["whole"]["file"]).read_bytes()
+
+
+def test_weights_that_know_the_test_animals_are_not_begun_from(care, survey):
+    first = care("train", "--method", "vit", "--name", "first", "--split", "one", "--split-seed", "1", *TINY, "--json")
+    assert first.code == 0, first.err
+    start = ["--method", "vit", "--weights", "first", *TINY]
+    refused = care("train", "--name", "leaky", "--split", "two", "--split-seed", "2", *start)
+    assert refused.code == 2 and "has learned from" in refused.err and "'two'" in refused.err
+    again = care("train", "--name", "second", "--split", "one", "--set", "arc_scale=8", *start, "--json")
+    assert again.code == 0, again.err
+    crops = [set(read_header(Path(done.json["models"][0]["file"]))["training"]["crops"]) for done in (first, again)]
+    assert crops[0] <= crops[1]
+    own = survey.with_name("care.models") / "first" / "last.safetensors"
+    refused = care("train", "--method", "vit", "--name", "odd", "--split", "one", "--weights", own, *TINY)
+    assert refused.code == 2 and "checkpoint" in refused.err

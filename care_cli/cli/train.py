@@ -35,7 +35,10 @@ def train(
     seeds: Annotated[int, typer.Option(metavar="N", help="Train N models, seed by seed.", min=1)] = 1,
     split: Annotated[str, typer.Option(help="Which split of the animals.")] = "default",
     split_by: Annotated[
-        str | None, typer.Option(help="individual, event, site or random.  [default: individual]")
+        str | None,
+        typer.Option(
+            help="individual, event, site or random; --split-file for a published one.  [default: individual]"
+        ),
     ] = None,
     split_file: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Columns individual and part: a published split.")

@@ -119,6 +119,8 @@ def read_manifest(path: Path) -> tuple[dict[str, str], str]:
             raise CareError(f"{path}, line {line}: a part is {', '.join(PARTS)}, but got {part!r}.")
         if parts.setdefault(name, part) != part:
             raise CareError(f"{path}, line {line}: {name!r} is in {parts[name]} already; an animal is in one part.")
+    if absent := [part for part in ("train", "test") if part not in parts.values()]:
+        raise CareError(f"{path} has no animal in the part {' nor in '.join(absent)}; both are needed.")
     return parts, hashlib.sha256(data).hexdigest()
 
 

@@ -19,9 +19,11 @@ from care_cli.errors import CareError
 from care_cli.headers import check_name
 from care_cli.outputs import refuse_scanned
 from care_cli.records import ModelSpec, Selection
+from care_cli.stages.evaluation_data import header_of, training_of
 from care_cli.stages.splits import Division, divide
 from care_cli.stages.train_settings import TrainRequest, pretrained, settings_of
 from care_cli.stages.training_data import Material, gather, labelled, scheme_of
+from care_cli.weights import file_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -82,6 +84,7 @@ class Training:
         self.train, self.val = (
             gather(catalog, division.ids(part), self.scheme, request.points_run) for part in ("train", "val")
         )
+        self.learned_before = self._learned_before()
         if len(self.train.individuals) < 2:
             raise CareError(
                 f"Telling animals apart is learned from at least two, but the training part has "
@@ -90,6 +93,22 @@ class Training:
         self.folder = request.folder or catalog.path.parent / f"{catalog.path.stem}.models"
         refuse_scanned(self.folder, catalog.scanned_folders())
         self.damaged: list[int] = []
+
+    def _learned_before(self) -> set[str]:
+        """Digests of the crops that the weights to begin from have learned from.
+
+        CareError when they show animals of the test part: whatever follows, the model would know them.
+        """
+        crops = training_of(header_of(self.spec)).get("crops") if self.spec else None
+        learned = set(crops or ())
+        tested = self.catalog.pixel_digests(self.division.ids("test")).values() if learned else ()
+        if known := len(learned.intersection(tested)):
+            raise CareError(
+                f"{self.spec.name} has learned from {known} crops of the test part of the split "
+                f"{self.division.split['name']!r}, so no model that begins from it could be examined. Begin from other "
+                "weights, or train with the split that it was trained with (--split)."
+            )
+        return learned
 
     def model(self, seed: int) -> dict[str, Any]:
         """Train the model of a seed, or find that it is trained already."""
@@ -113,7 +132,8 @@ class Training:
     def _finished(self, run_id: int, seed: int) -> dict[str, Any] | None:
         """What a run has made, where its file is still here."""
         for row in self.catalog.trained_models():
-            if row["run"] == run_id and Path(row["file"]).is_file():
+            path = Path(row["file"])
+            if row["run"] == run_id and path.is_file() and file_sha256(path) == row["sha256"]:
                 metrics = read_header(Path(row["file"])).get("metrics", {})
                 return {"name": row["name"], "file": row["file"], "run": run_id, "seed": seed, "new": False,
                         "metrics": metrics}  # fmt: skip
@@ -201,7 +221,7 @@ class Training:
                 "split": {"name": split["name"], "sha256": split["sha256"], **split["settings"]},
                 "species": self.request.species,
                 "individuals": len(self.train.individuals),
-                "crops": digests,
+                "crops": sorted({*digests, *self.learned_before}),
                 "begun_from": self.spec.name if self.spec else None,
                 "step": step,
             },

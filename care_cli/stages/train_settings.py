@@ -91,6 +91,10 @@ def pretrained(catalog: Catalog, request: TrainRequest) -> ModelSpec | None:
         return spec
     if path.suffix == ".safetensors" and read_header(path).get("task") == "embedder":
         return registry.find(path, task="embedder")
+    from care_cli.training.loop import BEST, HISTORY, LAST
+
+    if path.name in (BEST, LAST) and path.with_name(HISTORY).exists():  # it does not say what it has learned from
+        raise CareError(f"{path} is a training's own checkpoint and goes with its folder. Begin from a finished model.")
     return ModelSpec(name=path.name, task="embedder", family="timm", file=str(path.resolve()))
 
 
