@@ -32,18 +32,17 @@ class Embedder:
         self.dim: int = about["dim"]
         self.scheme: KeypointScheme | None = scheme_of(self.settings)
         self.preparation = Preparation(**about["preparation"])
-        self.size = self.preparation.size
-        engine.plan(self.size, self.size)
+        engine.plan(self.preparation.height, self.preparation.width)
         self.engine, self.device, self.precision = engine.name, engine.device, engine.precision
         self.workers, self.batch = engine.workers, engine.batch
         self._engine = engine
 
     def transform(self, image: Image.Image) -> np.ndarray:
-        """One crop as the network wants it: `(S,S,3) uint8` RGB."""
+        """One crop as the network wants it: `(H,W,3) uint8` RGB."""
         return self.preparation(image)
 
     def embed(self, batch: np.ndarray, points: np.ndarray | None = None) -> np.ndarray:
-        """Vectors `(B,dim) float32` of L2 norm 1 for transformed crops `(B,S,S,3) uint8`.
+        """Vectors `(B,dim) float32` of L2 norm 1 for transformed crops `(B,H,W,3) uint8`.
 
         `points`, for a model with a `scheme`, are `(B,K,3) float32` as `keypoints.inputs.shares` gives them; None, and
         zeros: there are none, and the model answers as one that knows of no points.

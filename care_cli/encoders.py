@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import logging
+import pkgutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from care_cli import checkpoints
-from care_cli.backbones import STEM_VIT, stem_vit
+from care_cli.backbones import STEM_VIT
 from care_cli.engines import Network
 from care_cli.errors import CareError
+from care_cli.geometry import as_size, sides
 from care_cli.headers import scheme_of
 from care_cli.records import ModelSpec
 
@@ -23,13 +25,18 @@ if TYPE_CHECKING:
 
 DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 Built = tuple["torch.nn.Module", dict[str, Any], dict[str, Any]]  # model, settings, preparation
+OWN = {
+    STEM_VIT: "care_cli.backbones:stem_vit",
+    "care_clip": "care_cli.clip:Clip",
+    "care_clip_image": "care_cli.clip:ImageTower",
+}  # architectures beside timm's: what builds them from their options
 COSINE = 0.999  # from which two vectors of a crop are the same
 
 
 def load_network(spec: ModelSpec, weights: Path) -> Network:
     """The graph that `spec` describes, with these weights: crops in, vectors that are not yet of norm 1 out.
 
-    The module maps `(B,S,S,3) uint8` to `(B,dim) float32`; `about` has `dim`, `settings` (what changes results beside
+    The module maps `(B,H,W,3) uint8` to `(B,dim) float32`; `about` has `dim`, `settings` (what changes results beside
     the weights) and `preparation` (the fields of `preparation.Preparation`). A network that takes points, `(B,K,3)
     float32` beside the crops, has `keypoints` in its settings, as its header has.
 
@@ -37,28 +44,28 @@ def load_network(spec: ModelSpec, weights: Path) -> Network:
     """
     checkpoints.prepare_torch()
     model, settings, preparation = FAMILIES[spec.family](spec, Path(weights))
-    size = preparation["size"]
+    size = sides(preparation["size"])
     module = _vectors(model, settings["mean"], settings["std"])
     beside = ((len(settings["keypoints"]["names"]), 3),) if "keypoints" in settings else ()
     import torch
 
     with torch.inference_mode():
-        pixels = torch.zeros((1, size, size, 3), dtype=torch.uint8)
+        pixels = torch.zeros((1, *size, 3), dtype=torch.uint8)
         dim = int(module.float().eval()(pixels, *(torch.zeros((1, *shape)) for shape in beside)).shape[1])
     about = {"dim": dim, "settings": settings, "preparation": preparation}
-    return Network(module, about, ((size, size), (size, size)), _agree, beside)
+    return Network(module, about, (size, size), _agree, beside)
 
 
 def build_backbone(architecture: str, **options: Any) -> torch.nn.Module:
-    """An untrained timm model that ends in its pooled features, e.g. of `vit_small_patch16_224`, or our own.
+    """An untrained timm model that ends in its pooled features, e.g. of `vit_small_patch16_224`, or one of `OWN`.
 
-    `options` go to timm (img_size, patch_size, embed_dim, depth, num_heads ...). Raises CareError, with
-    the names that come close, for an architecture that timm does not have.
+    `options` go to what builds it (of timm img_size, patch_size, embed_dim, depth, num_heads ...). Raises CareError,
+    with the names that come close, for an architecture that timm does not have.
     """
     import timm
 
-    if architecture == STEM_VIT:
-        return stem_vit(**options)
+    if architecture in OWN:
+        return pkgutil.resolve_name(OWN[architecture])(**options)
     try:
         return timm.create_model(architecture, pretrained=False, num_classes=0, **options)
     except RuntimeError as error:
@@ -192,14 +199,15 @@ def as_timm_says(
     from timm.data import resolve_data_config
 
     said = dict(said)
-    if isinstance(said.get("input_size"), int):
-        said["input_size"] = (3, said["input_size"], said["input_size"])
+    if said.get("input_size") is not None:
+        said["input_size"] = (3, *sides(said["input_size"]))
     config = resolve_data_config(said, model=model)
     settings = {key: config[key] for key in DATA_KEYS if key in config}
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
-    settings |= {"architecture": architecture, "input_size": config["input_size"][-1]}
+    size = as_size(config["input_size"][1:])
+    settings |= {"architecture": architecture, "input_size": size}
     preparation = {
-        "size": config["input_size"][-1],
+        "size": size,
         "mode": config["crop_mode"] if config["crop_mode"] in ("squash", "border") else "center",
         "interpolation": config["interpolation"],
         "crop_pct": config["crop_pct"] or 0.875,
@@ -209,7 +217,7 @@ def as_timm_says(
 
 
 def _vectors(model: torch.nn.Module, mean: list[float], std: list[float]) -> torch.nn.Module:
-    """The model from `(B,S,S,3) uint8` RGB, normalised as torchvision does it, and whatever else it takes."""
+    """The model from `(B,H,W,3) uint8` RGB, normalised as torchvision does it, and whatever else it takes."""
     import torch
 
     class Vectors(torch.nn.Module):

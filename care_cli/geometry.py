@@ -6,7 +6,7 @@ image   the upright image: EXIF orientation applied, x to the right, y down, in 
         Pixel 0 spans 0..1 and its centre is 0.5, so resizing multiplies and cropping subtracts,
         for boxes and points alike.
 crop    the stored crop of a box: the rectangle of `crop_rectangle`, resized to `stored_size`.
-input   the square that a network sees a stored crop in, where it is squashed: x and y scales differ.
+input   the rectangle that a network sees a stored crop in, where it is squashed: x and y scales differ.
 
 Boxes are `(x, y, w, h)` float, top-left corner and size, in pixels of the image frame.
 """
@@ -14,14 +14,29 @@ Boxes are `(x, y, w, h)` float, top-left corner and size, in pixels of the image
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 Box = tuple[float, float, float, float]
 Rectangle = tuple[int, int, int, int]
 
+InputSize = int | tuple[int, int]  # side of a square, or height and width, px
+
 CROP_MARGIN = 0.10  # of the box's own width and height, added on each side
 CROP_LONGEST = 800  # px, longest side of a stored crop
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width in px of a network's input, which is said as the side of a square or as the two."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def as_size(sides: Sequence[int]) -> InputSize:
+    """The shortest way to say a height and a width."""
+    height, width = sides
+    return height if height == width else (height, width)
 
 
 def crop_rectangle(box: Box, image_size: tuple[int, int], margin: float = CROP_MARGIN) -> Rectangle:

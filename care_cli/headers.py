@@ -18,6 +18,7 @@ MOST_CLASSES = 10_000
 LARGEST_INPUT = 4096  # px
 LARGEST_OPTION = 4096  # channels, px
 DEEPEST = 200  # layers
+MOST_WORDS = 1_000_000  # of a text tower's vocabulary
 LARGEST_DIM = 100_000  # numbers of an embedding
 LARGEST_FILE = 2**50  # bytes
 KEYPOINT_MODES = ("ckpe", "kpe", "kpe-pooled")  # how a network is told of points, see keypoint_vit
@@ -121,6 +122,11 @@ def _is_list(of: Callable[[Any], bool], length: int | None = None) -> Callable[[
     )
 
 
+def _is_size(value: Any) -> bool:
+    side = _is_whole(8, LARGEST_INPUT)
+    return side(value) or _is_list(side, 2)(value)
+
+
 def _is_architecture(value: Any) -> bool:
     # timm takes 'hf-hub:OWNER/NAME' and 'local-dir:PATH' for names, and would fetch or open what they lead to
     return _is_text(value) and not re.search(r"[:/\\]", value)
@@ -138,7 +144,10 @@ def _is_option(value: Any, most: float) -> bool:
 
 def _are_options(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        _is_option(item, DEEPEST if key.startswith("depth") else LARGEST_OPTION) for key, item in value.items()
+        _is_option(item, DEEPEST if key.startswith("depth") or key.endswith("layers") else LARGEST_OPTION)
+        if key != "text_vocab_size"
+        else _is_whole(1, MOST_WORDS)(item)
+        for key, item in value.items()
     )
 
 
@@ -173,7 +182,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "crop_mode": (_is_one_of("center", "squash", "border"), "center, squash or border"),
     "crop_pct": (_is_number(0.1, 10), "a number from 0.1 to 10"),
     "architecture": (_is_architecture, "the name of an architecture"),
-    "input_size": (_is_whole(8, LARGEST_INPUT), f"a side of 8 to {LARGEST_INPUT} px"),
+    "input_size": (_is_size, f"a side of 8 to {LARGEST_INPUT} px, or a height and a width"),
     "dim": (_is_whole(1, LARGEST_DIM), f"a number from 1 to {LARGEST_DIM:,}"),
     "bytes": (_is_whole(1, LARGEST_FILE), "the size of a file in bytes"),
     "shown": (_is_number(0, 1), "a confidence from 0 to 1"),

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from care_cli.geometry import InputSize
+
 CATEGORIES = ("animal", "person", "vehicle")
 FLANKS = ("left", "right", "front", "back", "unknown")
 
@@ -71,7 +73,7 @@ class ModelSpec:
     licence: str = "unknown"
     source: str = ""
     architecture: str = ""  # e.g. yolo11n, vit_small_patch16_224, ViT-B-16-quickgelu
-    input_size: int | None = None  # px
+    input_size: InputSize | None = None
     dim: int | None = None  # embedding length
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

@@ -38,7 +38,7 @@ BACKBONE = "care_stem_vit"
 RECIPE = {
     "options": '{"widths": [24, 48, 96], "depth": 3, "num_heads": 3}',  # 64 tokens of 8 px
     "individuals": 16, "photos": 4, "accumulate": 1,
-    "optimizer": "adamw", "learning_rate": 2e-3, "warmup": 0.05, "weight_decay": 0.05, "clip": 5,
+    "optimizer": "adamw", "learning_rate": 2e-3, "warmup": 0.6, "weight_decay": 0.05, "clip": 5,
     "arc_scale": 16, "arc_margin": 0.2, "triplet_weight": 0, "class_weight": 0.2, "neck": "true",
     "mean": "[0.5, 0.5, 0.5]", "std": "[0.5, 0.5, 0.5]",
     "keypoint_scale": 10,  # of 1, 10 and 30 the best on other animals, with true points

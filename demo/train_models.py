@@ -159,6 +159,7 @@ def embedder_recipe(plan: Plan) -> TrainConfig:
     from care_cli.training.config import TrainConfig
 
     individuals = min(96, plan.individuals)
+    epochs = plan.steps * individuals / (plan.individuals * plan.chips)
     return TrainConfig(
         method="ckpe",
         keypoint_scale=10.0,
@@ -168,14 +169,14 @@ def embedder_recipe(plan: Plan) -> TrainConfig:
         input_size=OPTIONS["img_size"],
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
-        epochs=plan.steps * individuals / (plan.individuals * plan.chips),
+        epochs=epochs,
         individuals=individuals,
         photos=1,
         accumulate=1,
         optimizer="adamw",
         learning_rate=2e-3,
         least_rate=0.0,
-        warmup=0.03,
+        warmup=0.03 * epochs,
         weight_decay=0.02,
         clip=5.0,
         arc_scale=16.0,

@@ -38,14 +38,15 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "yolo": (FILES | {"engines"}, {"torch", "ultralytics"}),
     "backbones": (LEAVES, {"torch", "timm"}),
     "keypoint_vit": (LEAVES, {"torch", "timm"}),
+    "clip": (LEAVES, {"torch", "open_clip"}),
     "embedders": (FILES | {"engines", "encoders", "preparation"}, set()),
-    "encoders": (FILES | {"engines", "backbones", "keypoint_vit"}, {"torch", "timm", "open_clip"}),
+    "encoders": (FILES | {"engines", "backbones", "keypoint_vit", "clip"}, {"torch", "timm", "open_clip"}),
     "explain": (FILES | {"encoders", "keypoint_vit", "preparation"}, {"torch", "timm"}),
     "preparation": (LEAVES, set()),
     "training": (
-        FILES | {"training", "backbones", "keypoint_vit", "embedders", "encoders", "detectors", "yolo", "registry",
-                 "evaluation", "preparation"},
-        {"torch", "torchvision", "timm", "ultralytics", "accelerate"},
+        FILES | {"training", "backbones", "clip", "keypoint_vit", "embedders", "encoders", "detectors", "yolo",
+                 "registry", "evaluation", "preparation"},
+        {"torch", "torchvision", "timm", "ultralytics", "accelerate", "open_clip"},
     ),
     "evaluation": (LEAVES | {"evaluation"}, {"matplotlib", "sklearn"}),
     "features": (
@@ -62,7 +63,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     **{leaf: (LEAVES, set()) for leaf in LEAVES},
 }  # fmt: skip
 SQL_ROOM = "catalog"
-TORCH_ROOMS = {"training", "keypoint_vit"}  # themselves imported inside functions only, by whoever trains or builds
+TORCH_ROOMS = {"training", "keypoint_vit", "clip"}  # themselves imported inside functions only, by who trains or builds
 LONG = {"detect", "identify", "propagate_keypoints", "train"}  # lists of options, and the one loop read top to bottom
 
 

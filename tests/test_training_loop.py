@@ -216,11 +216,21 @@ def test_half_precision_learns() -> None:
 
 
 def test_the_rate_rises_then_falls_along_a_cosine() -> None:
-    values = [rate_at(step, 100, 0.1) for step in range(100)]
+    cfg = settings(epochs=10, warmup=1, learning_rate=1.0, least_rate=0.0)
+    values = [rate_at(step, 100, cfg) for step in range(100)]
     assert values[0] == pytest.approx(0.1) and values[9] == 1.0 and values[10] == 1.0
     assert values[55] == pytest.approx(0.5)
     assert values[99] == pytest.approx(0.5 * (1 + math.cos(math.pi * 89 / 90)))
-    assert rate_at(0, 10, 0.0) == 1.0 and rate_at(5, 10, 0.0, least=0.2) == pytest.approx(0.6)
+    cold = replace(cfg, warmup=0.0, learning_rate=0.5, least_rate=0.1)
+    assert rate_at(0, 10, cold) == 1.0 and rate_at(5, 10, cold) == pytest.approx(0.6)
+
+
+def test_the_rate_rises_from_a_share_and_falls_at_milestones() -> None:
+    """CLIP-ReID's: 10 of 60 epochs from a tenth, a tenth of it from epoch 30, a hundredth from 50; 10 steps an epoch."""
+    cfg = settings(epochs=60, warmup=10, warmup_from=0.1, milestones=(30.0, 50.0), decay=0.1)
+    at = {epoch: rate_at(10 * epoch, 600, cfg) for epoch in (0, 5, 10, 29, 30, 49, 50, 59)}
+    assert at[0] == pytest.approx(0.1 + 0.9 / 100) and at[5] == pytest.approx(0.1 + 0.9 * 51 / 100)
+    assert [at[epoch] for epoch in (10, 29, 30, 49, 50, 59)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 # -- which model is kept
@@ -349,7 +359,7 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
             train(crops, cfg)
     with pytest.raises(CareError, match="There is no method 'vlt'"):
         methods.configure("vlt")
-    with pytest.raises(CareError, match="no preset 'giant'"):
+    with pytest.raises(CareError, match="no size 'giant'"):
         methods.configure("vit", "giant")
     with pytest.raises(CareError, match="no setting epoch"):
         methods.configure("vit", epoch=3)
@@ -368,7 +378,9 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
         ("accumulate", 0, "at least 1"),
         ("validate_every", 0.0, "above 0"),
         ("ema", 2.0, "between 0 and 1"),
-        ("warmup", 1.5, "from 0 to 1"),
+        ("warmup", -1.0, "at least 0"),
+        ("warmup_from", 1.5, "from 0 to 1"),
+        ("smoothing", 1.0, "below 1"),
         ("momentum", 1.0, "below 1"),
         ("clip", 0.0, "above 0"),
     ],
@@ -389,7 +401,7 @@ def test_small_data_are_learned_from_and_said() -> None:
 
 
 def test_a_loss_that_is_no_number_ends_it_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
-    cfg = settings(learning_rate=1e25, precision="float32", epochs=20, warmup=0.5)
+    cfg = settings(learning_rate=1e25, precision="float32", epochs=20, warmup=10)
     with pytest.raises(CareError, match=r"no longer a number at step \d+: lower the learning rate .*last good"):
         train(colours(), cfg, tmp_path, save_every=1)
     kept = load_file(tmp_path / "last.safetensors")
@@ -519,5 +531,5 @@ def test_presets_have_the_papers_batches(preset: str) -> None:
         assert cfg.individuals * cfg.photos * cfg.accumulate == 128 and cfg.method == "ckpe"
     assert large.individuals * large.photos == 16
     with torch.device("meta"):  # sizes without memory
-        model = build_backbone(small.backbone, **methods.options(large))
+        model = build_backbone(small.backbone, **methods.architecture(large)[1])
     assert model.patch_embed.img_size == (384, 384) and small.checkpointing == (preset == "huge")

@@ -10,23 +10,33 @@ import typer
 from care_cli.cli import output
 from care_cli.errors import CareError
 
+SMALLEST = 16  # px, side of a network's input
+
 
 def train(
     ctx: typer.Context,
-    method: Annotated[str, typer.Option(help="vit, kpe, ckpe or wildlife.")] = "ckpe",
+    method: Annotated[str, typer.Option(help="vit, kpe, ckpe, wildlife, care, clip-reid or clip-ft.")] = "ckpe",
+    preset: Annotated[
+        list[str] | None, typer.Option(help="A bundle of the method's settings, such as square-224 of care.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Of the model.  [default: METHOD-RUN]")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="tiny, small, base, large, huge, or timm's name.  [default: by device]")
+        str | None,
+        typer.Option(
+            help="tiny, small, base, large, huge, or a name of timm's or open_clip's.  [default: by method and device]"
+        ),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="To begin from: a model's name, or a file.  [default: from scratch]")
+        str | None, typer.Option(help="To begin from: a model's name, or a file, or none.  [default: by method]")
     ] = None,
     species: Annotated[str | None, typer.Option(help="Only crops of this species.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the photos.", min=0)] = None,
     batch: Annotated[
         str | None, typer.Option(metavar="PxK", help="Individuals and photos of each in a forward pass, such as 16x4.")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the network's input, px.", min=16)] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="S|HxW", help="Side of the network's input, or its height and width, px.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="At its highest.", min=0)] = None,
     flip: Annotated[
         float | None, typer.Option(help="Chance of mirroring; 0 where flanks tell animals apart.", min=0, max=1)
@@ -66,12 +76,13 @@ def train(
             division = splits.divide(catalog, asked, Selection(category="animal", species=species))
             show_parts(ctx, division.summary(), csv)
             return
-        given = {"epochs": epochs, "input_size": size, "learning_rate": learning_rate, "augmentation.flip": flip}
+        given = {"epochs": epochs, "input_size": _size(size), "learning_rate": learning_rate, "augmentation.flip": flip}
         given = {key: value for key, value in given.items() if value is not None} | _batch(batch)
         if precision != "auto":
             given["precision"] = precision
         request = train_settings.TrainRequest(
             method=method,
+            presets=tuple(preset or ()),
             name=name,
             backbone=backbone,
             weights=weights,
@@ -87,6 +98,16 @@ def train(
     if done["damaged"]:
         output.message(f"Crops whose pixels are damaged: {', '.join(map(str, done['damaged']))}. Run `care doctor`.")
         raise typer.Exit(1)
+
+
+def _size(text: str | None) -> int | tuple[int, int] | None:
+    """The network's input: a side, or height and width, in px."""
+    sides = () if text is None else tuple(text.lower().split("x"))
+    if not all(side.isdecimal() and int(side) >= SMALLEST for side in sides) or len(sides) > 2:
+        raise CareError(
+            f"--size is a side or HEIGHTxWIDTH of at least {SMALLEST} px, such as 224 or 256x128, got {text!r}."
+        )
+    return (int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))) if sides else None
 
 
 def _batch(text: str | None) -> dict[str, int]:

@@ -189,7 +189,7 @@ def embeddings_of(crops: Iterable[Stored], embedder: Embedder, batch: int) -> It
         transformed,
         crops,
         depth=2 * batch + WORKERS,
-        weigh=lambda crop: len(crop.jpeg) + 3 * embedder.size**2,
+        weigh=lambda crop: len(crop.jpeg) + 3 * embedder.preparation.height * embedder.preparation.width,
     )
     groups = batches(ready, max(1, batch // embedder.workers))
     return ahead(embedded, groups, workers=embedder.workers, depth=3 * embedder.workers)

@@ -112,11 +112,13 @@ class Training:
 
     def model(self, seed: int) -> dict[str, Any]:
         """Train the model of a seed, or find that it is trained already."""
+        from care_cli.training import methods
+
         cfg = replace(self.cfg, seed=seed)
         settings = {
             "settings": asdict(cfg),
             "split": self.division.split["sha256"],
-            "data": self.train.digest(),
+            "data": self.train.digest(words=methods.describes(cfg.method)),
             "validation": self.val.digest(),
             "weights": registry.model_sha256(self.spec) if self.spec else None,
         }
@@ -159,14 +161,14 @@ class Training:
 
     def _train(self, cfg: TrainConfig, name: str, run_id: int) -> dict[str, Any]:
         from care_cli.encoders import save_embedder
-        from care_cli.training.loop import train
+        from care_cli.training import methods
 
         began, path = time.monotonic(), self._file(name)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CareError(f"{self.folder} cannot be made: {error.strerror}. Name another with --out.") from error
-        done = train(
+        done = methods.train(
             self.crops,
             cfg,
             self.folder / name,
@@ -204,11 +206,12 @@ class Training:
             digest for crop, digest in zip(self.train.crop_ids, self.train.digests, strict=True) if crop in learned
         ]
         split = self.division.split
+        architecture, options = methods.architecture(cfg)
         return {
             "name": name,
             "method": cfg.method,
-            "architecture": cfg.backbone,
-            "options": methods.options(cfg),
+            "architecture": architecture,
+            "options": options,
             "input_size": cfg.input_size,
             "mean": cfg.mean,
             "std": cfg.std,

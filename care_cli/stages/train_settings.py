@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from care_cli.catalog import Catalog
     from care_cli.training.config import TrainConfig
 
-AUGMENTATION = "augmentation."  # before the names of its settings
-OWN = ("method", "backbone", "seed", "augmentation")  # settings with options of their own, and the table itself
+TABLES = ("augmentation", "text")  # settings that are tables: 'augmentation.flip'
+OWN = ("method", "backbone", "seed", *TABLES)  # settings with options of their own, and the tables themselves
+NOTHING = "none"  # what weights are called that do not exist
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,14 @@ class TrainRequest:
     """What `care train` was asked to do."""
 
     method: str = "vit"  # a name of training.methods.METHODS
+    presets: tuple[str, ...] = ()  # bundles of the method's settings, later ones over earlier
     name: str | None = None  # of the model; None: METHOD-RUN. With several seeds -SEED is added
-    backbone: str | None = None  # a size of methods.PRESETS or timm's name; None: that of the weights, else by device
-    weights: str | None = None  # to begin from: a model's name or a file; None: from scratch
+    backbone: str | None = (
+        None  # a size, or a name of timm's or open_clip's; None: the weights', the method's, by device
+    )
+    weights: str | None = (
+        None  # to begin from: a model's name or a file; None: as the method does; NOTHING: from scratch
+    )
     species: str | None = None  # only its crops
     split: SplitRequest = field(default_factory=SplitRequest)
     seeds: tuple[int, ...] = (0,)  # a model each
@@ -48,20 +54,25 @@ def settings_of(request: TrainRequest, spec: ModelSpec | None) -> TrainConfig:
     from care_cli import encoders
     from care_cli.training import methods, precision
 
-    changes = {key: value for key, value in request.settings.items() if key.startswith(AUGMENTATION)}
-    given = {key: value for key, value in request.settings.items() if key not in changes}
-    if spec is not None:
-        given = _stated(spec) | given
-    small = "small" if request.device == "cpu" else "large"
-    backbone = request.backbone or (spec and spec.architecture) or small
-    if backbone in methods.PRESETS:
-        cfg = methods.configure(request.method, backbone, **given)
-    else:
-        cfg = methods.configure(request.method, None, backbone=backbone, **given)
-        encoders.build_backbone(backbone, **methods.options(cfg))  # refused before anything is begun
-    changes = {key.removeprefix(AUGMENTATION): value for key, value in changes.items()}
-    chosen = precision.resolve(cfg.precision, torch.device(request.device))
-    return replace(cfg, precision=chosen, augmentation=replace(cfg.augmentation, **changes))
+    given = {key: value for key, value in request.settings.items() if "." not in key}
+    by_device = "small" if request.device == "cpu" else "large"
+    backbone = request.backbone or (spec and spec.architecture) or methods.usual(request.method)[0] or by_device
+    size = backbone if backbone in methods.SIZES else None
+    if size is None:
+        given["backbone"] = backbone
+    cfg = methods.configure(request.method, size, request.presets, _stated(spec) if spec else None, **given)
+    for table in TABLES:
+        changes = {
+            key.removeprefix(f"{table}."): value
+            for key, value in request.settings.items()
+            if key.startswith(f"{table}.")
+        }
+        cfg = replace(cfg, **{table: replace(getattr(cfg, table), **changes)})
+    if size is None:
+        name, options = methods.architecture(cfg)
+        with torch.device("meta"):
+            encoders.build_backbone(name, **options)  # refused before anything is begun
+    return replace(cfg, precision=precision.resolve(cfg.precision, torch.device(request.device)))
 
 
 def _stated(spec: ModelSpec) -> dict[str, Any]:
@@ -78,15 +89,21 @@ def _stated(spec: ModelSpec) -> dict[str, Any]:
 def pretrained(catalog: Catalog, request: TrainRequest) -> ModelSpec | None:
     """The weights to begin from: of a model trained here, of the registry, or a file; None: from scratch.
 
-    CareError when they are not here, or no model of timm's or ours.
+    CareError when they are not here, or of a family that nothing here begins from.
     """
-    if request.weights is None:
+    from care_cli.training import methods
+
+    backbone, usual = methods.usual(request.method)
+    weights = request.weights or (usual if request.backbone in (None, backbone) else None)
+    if weights in (None, NOTHING):
         return None
-    path = Path(request.weights)
+    path = Path(weights)
     if not path.is_file():
-        spec = trained.find(catalog, request.weights)
-        if spec.family not in ("timm", "care"):
-            raise CareError(f"{spec.name} is no model of timm, so a training cannot begin from its weights.")
+        spec = trained.find(catalog, weights)
+        if spec.family not in ("timm", "care", "open_clip"):
+            raise CareError(
+                f"{spec.name} is no model of timm or open_clip, so a training cannot begin from its weights."
+            )
         registry.fetch(spec)
         return spec
     if path.suffix == ".safetensors" and read_header(path).get("task") == "embedder":
@@ -107,13 +124,12 @@ def overrides(texts: Iterable[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        table = usual.augmentation if name.startswith(AUGMENTATION) else usual
-        key = name.removeprefix(AUGMENTATION)
+        of, _, key = name.rpartition(".")
+        table = getattr(usual, of) if of in TABLES else usual
         known = [one.name for one in fields(table) if one.name not in OWN]
-        if not equals or key not in known:
-            raise CareError(
-                f"A setting is NAME=VALUE, but got {text!r}; names are {', '.join(known)}, and augmentation.NAME."
-            )
+        if not equals or of not in ("", *TABLES) or key not in known:
+            beside = ", ".join(f"{one}.NAME" for one in TABLES)
+            raise CareError(f"A setting is NAME=VALUE, but got {text!r}; names are {', '.join(known)}, and {beside}.")
         found[name] = _read(name, value, getattr(table, key))
     return found
 
@@ -127,6 +143,8 @@ def _read(name: str, text: str, usual: Any) -> Any:
     kind = float if usual is None else type(usual)
     if value is None and usual is None:
         return None
+    if name == "input_size" and isinstance(value, list) and len(value) == 2 and all(_is(one, int) for one in value):
+        return tuple(value)
     if kind is tuple and isinstance(value, list) and all(_is(one, float) for one in value):
         return tuple(map(float, value))
     if not _is(value, kind):

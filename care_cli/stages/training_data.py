@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from care_cli.geometry import InputSize
 from care_cli.keypoints.inputs import has_points, shares
 from care_cli.keypoints.points import other_side
 from care_cli.records import KeypointScheme
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from care_cli.records import Keypoints
     from care_cli.training.data import LabelledCrops
 
+OPEN = "animal"  # what an animal of unknown species is called
+
 
 @dataclass(frozen=True, eq=False)
 class Material:
@@ -26,6 +29,7 @@ class Material:
     crop_ids: np.ndarray  # int64
     labels: np.ndarray  # int64, 0..C-1
     individuals: list[str]  # (C,) names
+    animals: list[str]  # (C,) species, "animal" where none is known
     digests: list[str]  # SHA-256 of the stored pixels
     points: np.ndarray | None  # (N, K, 3) float32, see LabelledCrops
     scheme: KeypointScheme | None
@@ -35,11 +39,12 @@ class Material:
         """The individual of each crop."""
         return [self.individuals[label] for label in self.labels]
 
-    def digest(self) -> str:
-        """SHA-256 of all that is learned from: pixels, who is whom, points; not of names."""
+    def digest(self, words: bool = False) -> str:
+        """SHA-256 of all that is learned from: pixels, who is whom, points; with `words` also names and species."""
+        said = repr((self.individuals, self.animals)).encode() if words else b""
         lines = [f"{pixels} {label}\n" for pixels, label in zip(self.digests, self.labels, strict=True)]
         points = b"" if self.points is None else self.points.tobytes()
-        return hashlib.sha256("".join(lines).encode() + points).hexdigest()
+        return hashlib.sha256("".join(lines).encode() + points + said).hexdigest()
 
 
 def gather(
@@ -54,15 +59,17 @@ def gather(
     ids = [crop for crop in wanted if crop in names and crop in digests]
     individuals = list(dict.fromkeys(names[crop] for crop in ids))
     number = {name: label for label, name in enumerate(individuals)}
-    points, without = None, []
+    points, without, frames = None, [], catalog.crop_frame(ids)
+    species = {names[crop]: frames[crop].species for crop in reversed(ids)}
     if scheme is not None:
-        found, frames = catalog.keypoints(ids, run), catalog.crop_frame(ids)
+        found = catalog.keypoints(ids, run)
         points = np.stack([shares(scheme, found.get(crop), frames[crop]) for crop in ids]) if ids else None
         without = [crop for crop in ids if not has_points(scheme, found.get(crop))]
     return Material(
         crop_ids=np.array(ids, np.int64),
         labels=np.array([number[names[crop]] for crop in ids], np.int64),
         individuals=individuals,
+        animals=[species[name] or OPEN for name in individuals],
         digests=[digests[crop] for crop in ids],
         points=points,
         scheme=scheme,
@@ -91,12 +98,12 @@ def _visible(one: Keypoints) -> list[str]:
 def labelled(
     catalog: Catalog,
     material: Material,
-    input_size: int,
+    input_size: InputSize,
     *,
     bound: int | None = None,
     report: Callable[[int], object] = lambda done: None,
 ) -> tuple[LabelledCrops, list[int]]:
-    """The material's crops as squares of `input_size` px, and the ids of those left out, whose pixels are damaged.
+    """The material's crops squashed to `input_size`, and the ids of those left out, whose pixels are damaged.
 
     Everything is decoded once and stays in memory up to `bound` bytes. `report` takes numbers of crops done.
     """
@@ -105,6 +112,8 @@ def labelled(
     photos = Photos(material.crop_ids, catalog.pixel_reader(), input_size, material.digests, bound)
     bad = photos.damaged(report)
     good = np.setdiff1d(np.arange(len(photos)), bad)
-    labels = np.unique(material.labels[good], return_inverse=True)[1]
+    kept, labels = np.unique(material.labels[good], return_inverse=True)
     points = None if material.points is None else material.points[good]
-    return LabelledCrops(photos.of(good), labels, points, material.scheme), material.crop_ids[bad].tolist()
+    names, animals = (tuple(some[label] for label in kept) for some in (material.individuals, material.animals))
+    crops = LabelledCrops(photos.of(good), labels, points, material.scheme, names, animals)
+    return crops, material.crop_ids[bad].tolist()

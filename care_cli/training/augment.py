@@ -32,6 +32,8 @@ class Augmentation:
     noise: float = 0.01  # upper bound of the standard deviation
     cover: float = 0.0  # chance of one covered rectangle
     cover_area: float = 0.2  # upper bound of its share of the image
+    cover_noise: bool = False  # its pixels are noise instead of one colour (random erasing, Zhong et al. 2020)
+    pad: int = 0  # px, black, on every side before a window of the old size is cut out
     crop: float = 1.0  # a window of at least this share of the area fills the picture; 1: all of it, always
     ops: int = 0  # RandAugment's changes of colour and tone, one after the other
     magnitude: float = 20 / 30  # of each of them, 0..1
@@ -54,6 +56,7 @@ def augment(
     counterpart stands on the animal's other side.
     """
     images, moved = reframe(images, how, generator, points, swap)
+    images, moved = pad_and_crop(images, how, generator, moved)
     images = change_tones(images, how, generator)
     images = lose_detail(images, how, generator)
     images = relight(images, how, generator)
@@ -128,6 +131,26 @@ def move(points: Tensor, to_source: Tensor, mirrored: Tensor, swap: Tensor | Non
     return torch.where(mirrored[:, None, None], moved[:, swap.to(points.device)], moved)
 
 
+def pad_and_crop(
+    images: Tensor, how: Augmentation, generator: torch.Generator, points: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Shift by whole pixels, black where nothing was: the padding and random crop of re-identification's recipes."""
+    if not how.pad:
+        return images, points
+    height, width = images.shape[2:]
+    padded = F.pad(images, (how.pad,) * 4)
+    places = (_uniform((len(images), 2), generator) * (2 * how.pad + 1)).long().tolist()
+    images = torch.stack([one[:, y : y + height, x : x + width] for one, (y, x) in zip(padded, places, strict=True)])
+    if points is None:
+        return images, None
+    shift = torch.tensor([[how.pad - x, how.pad - y] for y, x in places]).to(points)
+    moved = torch.cat(
+        [points[..., :2] + (shift / torch.tensor([width, height]).to(points))[:, None], points[..., 2:]], -1
+    )
+    inside = ((moved[..., :2] >= 0) & (moved[..., :2] <= 1)).all(-1, keepdim=True) & (points[..., 2:] > 0)
+    return images, torch.where(inside, moved, 0.0)
+
+
 def change_tones(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
     """RandAugment (Cubuk et al. 2020) on colours and tones alone: its geometric operations would move the points.
 
@@ -198,7 +221,7 @@ def relight(images: Tensor, how: Augmentation, generator: torch.Generator) -> Te
 
 
 def cover(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """One rectangle of a plain colour over some images: grass, a trunk, another animal."""
+    """One rectangle of a plain colour, or of noise, over some images: grass, a trunk, another animal."""
     if not how.cover:
         return images
     images = images.clone()
@@ -211,8 +234,15 @@ def cover(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tens
         h = min(height, max(1, round((area * how.cover_area * stretch) ** 0.5 * height)))
         w = min(width, max(1, round((area * how.cover_area / stretch) ** 0.5 * width)))
         top, left = int(y * (height - h + 1)), int(x * (width - w + 1))
-        image[:, top : top + h, left : left + w] = _uniform((3, 1, 1), generator).to(images.device)
+        image[:, top : top + h, left : left + w] = _filling(how, (3, h, w), generator).to(images.device)
     return images
+
+
+def _filling(how: Augmentation, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """What covers a rectangle of `shape` (3, h, w): one colour, or noise of unit deviation on a photo in -1..1."""
+    if not how.cover_noise:
+        return _uniform((3, 1, 1), generator)
+    return (0.5 + 0.5 * torch.randn(shape, generator=generator, device=generator.device)).clamp(0, 1)
 
 
 def _uniform(shape: int | tuple[int, ...], generator: torch.Generator) -> Tensor:

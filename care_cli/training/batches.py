@@ -25,7 +25,7 @@ AHEAD = 2  # batches
 class Batch:
     """P individuals with K photos each, one after the other; or P*K photos as they came.
 
-    images  (P*K, 3, S, S) float32, augmented and normalised
+    images  (P*K, 3, H, W) float32, augmented and normalised; (P*K, D) float32 where a network made them before
     points  (P*K, categories, 3) float32, moved with the images; None where the method sees none
     labels  (P*K,) int64
     """
@@ -77,7 +77,10 @@ def drawn(labels: np.ndarray, cfg: TrainConfig, start: int) -> Iterator[np.ndarr
 def prepare(data: LabelledCrops, cfg: TrainConfig, rows: np.ndarray, seed: int, device: torch.device) -> Batch:
     """Photos read, augmented and normalised, their points moved with them."""
     generator = torch.Generator(device).manual_seed(seed)
-    images = torch.from_numpy(np.ascontiguousarray(data.photos[rows])).to(device)  # (B, S, S, 3) uint8
+    labels = torch.from_numpy(np.asarray(data.labels)[rows]).long().to(device)
+    images = torch.from_numpy(np.ascontiguousarray(data.photos[rows])).to(device)  # (B, H, W, 3) uint8
+    if images.is_floating_point():
+        return Batch(images, None, labels)
     images = images.permute(0, 3, 1, 2).float() / 255
     points = None
     if data.points is None:
@@ -88,9 +91,13 @@ def prepare(data: LabelledCrops, cfg: TrainConfig, rows: np.ndarray, seed: int, 
         images, points = augment(images, cfg.augmentation, generator, points, swap)
         hidden = torch.rand(len(rows), generator=generator, device=device) < cfg.keypoint_dropout
         points = torch.where(hidden[:, None, None], 0.0, points)
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (cfg.mean, cfg.std))
-    images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
-    return Batch(images, points, torch.from_numpy(np.asarray(data.labels)[rows]).long().to(device))
+    return Batch(normalised(images, cfg).contiguous(memory_format=torch.channels_last), points, labels)
+
+
+def normalised(images: Tensor, cfg: TrainConfig) -> Tensor:
+    """Images `(B, 3, H, W)` in 0..1 as the network wants them."""
+    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (cfg.mean, cfg.std))
+    return (images - mean) / std
 
 
 def bites(individuals: int, photos: int, halvings: int) -> list[np.ndarray]:

@@ -6,20 +6,54 @@ import math
 from dataclasses import dataclass, field
 
 from care_cli.errors import CareError
+from care_cli.geometry import InputSize, sides
 from care_cli.training.augment import WILDLIFE, Augmentation
 from care_cli.training.precision import PRECISIONS
 
 RANGES = {
-    "individuals photos accumulate input_size": ("at least 1", lambda value: value >= 1),
-    "epochs learning_rate validate_every clip arc_scale": ("above 0", lambda value: value > 0),
-    "seed least_rate weight_decay arc_weight arc_margin triplet_weight triplet_margin class_weight": (
-        "at least 0",
-        lambda value: value >= 0,
-    ),
-    "warmup keypoint_dropout": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "individuals photos accumulate": ("at least 1", lambda value: value >= 1),
+    "epochs learning_rate validate_every clip arc_scale bias_rate": ("above 0", lambda value: value > 0),
+    "seed least_rate warmup weight_decay arc_weight arc_margin triplet_weight triplet_margin class_weight "
+    "prototype_weight": ("at least 0", lambda value: value >= 0),
+    "warmup_from decay keypoint_dropout": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "smoothing": ("at least 0 and below 1", lambda value: 0 <= value < 1),
     "momentum": ("at least 0 and below 1", lambda value: 0 <= value < 1),
     "ema": ("between 0 and 1", lambda value: 0 < value < 1),
 }  # of settings by name: in words, and as a test
+
+IDENTITIES = ("context", "text", "both")
+SIMILARITIES = ("clip", "dot", "cosine")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The text side of the methods that describe animals in words for CLIP; see `training.descriptions`.
+
+    Raises CareError for a reading that is none.
+    """
+
+    tokens: int = 4  # w, learnable ones in a prompt
+    identity: str = "context"  # where it enters: tokens of its own | its name in the text | both
+    meta_net: bool = True  # tokens are shifted by what the photo shows: F of the CARE paper; without it CLIP-ReID's
+    reduction: int = 16  # of the meta-net's hidden layer against its input
+    similarity: str = "clip"  # exp(ls) cos, CLIP's own | dot: as CLIP-ReID has it | cosine: at temperature 1
+    normalize_first: bool = False  # features of prompts are of length 1 before their mean is a prototype
+    epochs: float = 120.0
+    batch: int = 64  # photos
+    learning_rate: float = 3.5e-4
+    least_rate: float = 1e-6
+    warmup: float = 5.0  # epochs
+    weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for name, words in (("identity", IDENTITIES), ("similarity", SIMILARITIES)):
+            if getattr(self, name) not in words:
+                raise CareError(f"text.{name} is {', '.join(words)}, got {getattr(self, name)!r}.")
+        if self.tokens < 1 or self.batch < 2 or self.epochs <= 0 or self.learning_rate <= 0 or self.reduction < 1:
+            raise CareError(
+                "text.tokens and text.reduction are at least 1, text.batch at least 2 (a photo alone has nothing to be "
+                "told from), text.epochs and text.learning_rate above 0."
+            )
 
 
 @dataclass(frozen=True)
@@ -30,9 +64,9 @@ class TrainConfig:
     """
 
     method: str = "vit"  # a name of methods.METHODS
-    backbone: str = "vit_small_patch16_224"  # timm's name, or backbones.STEM_VIT
+    backbone: str = "vit_small_patch16_224"  # timm's name, open_clip's, or one of encoders.OWN
     options: dict = field(default_factory=dict)  # to the backbone: img_size, patch_size, drop_path_rate ...
-    input_size: int = 224  # px, of the square that crops are squashed to
+    input_size: InputSize = 224  # px, to which crops are squashed
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     seed: int = 0
@@ -45,12 +79,17 @@ class TrainConfig:
     accumulate: int = 2  # forward passes a step
 
     # steps
-    optimizer: str = "sgd"  # sgd | adamw
+    optimizer: str = "sgd"  # sgd | adam | adamw
     learning_rate: float = 1e-3  # at its highest
+    bias_rate: float = 1.0  # of biases, against that of all others
+    warmup: float = 0.0  # epochs
+    warmup_from: float = 0.0  # share of the rate at which the warm-up begins
     least_rate: float = 1e-6  # at the end of the cosine
-    warmup: float = 0.0  # share of the steps
+    milestones: tuple[float, ...] = ()  # epochs after which the rate falls by `decay`, instead of along a cosine
+    decay: float = 0.1
     momentum: float = 0.9  # of sgd
-    weight_decay: float = 0.0  # of matrices; vectors, positions, tokens and keypoint embeddings have none
+    weight_decay: float = 0.0
+    decay_vectors: bool = False  # vectors, positions, tokens and keypoint embeddings, too; else matrices alone
     clip: float | None = None  # longest gradient
     ema: float | None = None  # share of the averaged weights that a step keeps; those are then the result
     validate_every: float = 5.0  # epochs
@@ -62,7 +101,13 @@ class TrainConfig:
     triplet_weight: float = 1.0
     triplet_margin: float = 0.2  # of squared distance
     class_weight: float = 0.2  # lambda of the CKPE paper: cross-entropy of a linear head
+    smoothing: float = 0.0  # of the labels of cross-entropies
+    prototype_weight: float = 0.0  # contrast of photos with the prototypes that the text side made
     neck: bool = False  # a BatchNorm1d without weights between embedding and loss, folded away at the end
+
+    # CLIP
+    embedding: str = "both"  # both: features before and behind the projection | proj: the latter
+    text: TextConfig = TextConfig()
 
     # keypoints
     keypoint_mode: str = "tokens"  # kpe: tokens (reading B) | pooled (reading A)
@@ -81,5 +126,7 @@ class TrainConfig:
                 value = getattr(self, name)
                 if value is not None and not (math.isfinite(value) and fits(value)):
                     raise CareError(f"{name} is {kind}, got {value:g}.")
+        if min(sides(self.input_size)) < 1:
+            raise CareError(f"input_size is at least 1 px, got {self.input_size}.")
         if self.precision not in PRECISIONS:
             raise CareError(f"The precision is {', '.join(PRECISIONS)}, got {self.precision!r}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from care_cli.errors import CareError
+from care_cli.geometry import InputSize
 from care_cli.images import decode_jpeg
 from care_cli.preparation import Preparation
 from care_cli.records import KeypointScheme
@@ -22,11 +24,11 @@ WORKERS = min(8, os.cpu_count() or 1)  # decoders leave Python's lock while they
 
 
 class Photos:
-    """Stored crops squashed to squares: `photos[rows (B,) int64]` is `(B, S, S, 3) uint8` RGB; from any thread.
+    """Stored crops squashed to one size: `photos[rows (B,) int64]` is `(B, H, W, 3) uint8` RGB; from any thread.
 
     keys   (N,) what `read` knows them by
     read   from some keys to their encoded pixels, by key; called from any thread
-    size   S in px
+    size   px, of a square, or height and width
     digests  (N,) of the encoded pixels, where they are known: `digest` then tells these photos from others
     bound  bytes that stay decoded once they are; the others are read and decoded anew each time
 
@@ -37,7 +39,7 @@ class Photos:
         self,
         keys: Sequence[int],
         read: Callable[[Sequence[int]], dict[int, bytes]],
-        size: int,
+        size: InputSize,
         digests: Sequence[str] | None = None,
         bound: int | None = None,
     ):
@@ -47,12 +49,18 @@ class Photos:
         self._prepare = Preparation(size, mode="squash")
         self._places = np.arange(len(self.keys))
         bound = held() if bound is None else bound
-        self._kept = np.empty((min(len(self.keys), bound // (3 * size * size)), size, size, 3), np.uint8)
+        shape = (self._prepare.height, self._prepare.width, 3)
+        self._kept = np.empty((min(len(self.keys), bound // math.prod(shape)), *shape), np.uint8)
         self._known = np.zeros(len(self.keys), bool)  # which of the kept ones are decoded
         self._pool = ThreadPoolExecutor(WORKERS)
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def digests(self) -> list[str] | None:
+        """Of the encoded pixels of each photo; None where they are not known."""
+        return None if self._digests is None else self._digests.tolist()
 
     @property
     def digest(self) -> str | None:
@@ -95,14 +103,14 @@ class Photos:
             return
         keys = self.keys[rows].tolist()
         encoded = self._read(keys)
-        for row, key, pixels in zip(rows, keys, self._pool.map(self._square, map(encoded.get, keys)), strict=True):
+        for row, key, pixels in zip(rows, keys, self._pool.map(self._squashed, map(encoded.get, keys)), strict=True):
             place = self._places[row]
             if pixels is not None and place < len(self._kept):
                 self._kept[place] = pixels
                 self._known[place] = True
             yield key, pixels
 
-    def _square(self, encoded: bytes | None) -> np.ndarray | None:
+    def _squashed(self, encoded: bytes | None) -> np.ndarray | None:
         try:
             return None if encoded is None else self._prepare(decode_jpeg(encoded))
         except CareError:
@@ -122,7 +130,7 @@ def held() -> int:
 class LabelledCrops:
     """N crops of C individuals.
 
-    photos  `Photos`, or `(N, S, S, 3) uint8` RGB
+    photos  `Photos`, or `(N, H, W, 3) uint8` RGB; what a network that stays as it is made of them, `(N, D) float32`
     labels  (N,) int64, 0..C-1
     points  (N, K, 3) float32: x and y as shares 0..1 of the crop's width and height, and a weight: 0 absent, else the
             confidence in (0, 1]; column k is `scheme.names[k]`
@@ -132,3 +140,5 @@ class LabelledCrops:
     labels: np.ndarray
     points: np.ndarray | None = None
     scheme: KeypointScheme | None = None
+    names: tuple[str, ...] = ()  # (C,) of the individuals, for methods that describe them in words
+    animals: tuple[str, ...] = ()  # (C,) what they are: a species' name, "animal" where it is open

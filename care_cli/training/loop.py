@@ -1,8 +1,8 @@
 """Training of a re-identification model: one loop, top to bottom.
 
 Every step draws P individuals with K photos each, as often as gradients are accumulated; the learner answers with the
-terms of its loss; the optimizer takes a step, at a rate that rises and then falls along a cosine. All that is random
-is drawn from generators seeded by the step, so a training that was killed goes on as if it had not been.
+terms of its loss; the optimizer takes a step, at a rate that rises and then falls along a cosine or in steps. All that
+is random is drawn from generators seeded by the step, so a training that was killed goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from care_cli.errors import CareError
 from care_cli.evaluation import curves
+from care_cli.geometry import sides
 from care_cli.training import methods, precision, state
 from care_cli.training.batches import Batch, bites, prepared, seed_of
 from care_cli.training.config import TrainConfig
@@ -56,6 +57,7 @@ def train(
     cfg: TrainConfig,
     folder: Path | None = None,
     *,
+    build: Callable[[TrainConfig], nn.Module] | None = None,
     validate: Validate | None = None,
     validation: str | None = None,
     start: Mapping[str, Tensor] | None = None,
@@ -65,11 +67,13 @@ def train(
     notice: Callable[[str], None] | None = None,
     save_every: int | None = None,
     save_seconds: float = 300.0,
+    title: str = "train",
 ) -> Trained:
     """Train a model to tell the individuals of `data` apart.
 
     folder        gets history.jsonl, curves.png, last.safetensors (all that is needed to go on exactly) and
                   best.safetensors. A training that stands there is gone on with.
+    build         makes the learner, as `methods.Learner` is one; None: that of the method
     validate      measures an embedder (eval mode, on the training's device); every `cfg.validate_every` epochs and at
                   the end. Its first figure decides which model is the best: the larger, the better.
     validation    digest of what `validate` measures on: a training goes on with the same
@@ -78,6 +82,7 @@ def train(
     device        auto | cpu | cuda | cuda:N; under `accelerate launch` every process takes a card of its own
     report        gets every row of the history
     notice        gets a sentence where something is not as asked
+    title         of the progress bar
     save_every    steps between two checkpoints, beside those that `save_seconds` asks for; one is also saved at each
                   validation and at the end
 
@@ -86,7 +91,7 @@ def train(
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(mixed_precision="no", cpu=not several or device == "cpu")
-    place = accelerator.device if several else _device(device)
+    place = accelerator.device if several else device_of(device)
     main = accelerator.is_main_process
     say = notice if notice and main else lambda text: None
     data, cfg = _fitting(data, cfg, say)
@@ -95,7 +100,7 @@ def train(
 
     # the learner, drawn from the seed; its optimizer; the average of its weights
     torch.manual_seed(cfg.seed)
-    learner = methods.build(cfg, int(data.labels.max()) + 1, data.scheme)
+    learner = build(cfg) if build else methods.build(cfg, int(data.labels.max()) + 1, data.scheme)
     if start is not None:
         methods.load(learner.embedder, start, start_file or Path("to begin from"))
     learner = learner.to(place, memory_format=torch.channels_last)
@@ -135,15 +140,15 @@ def train(
 
     model = accelerator.prepare_model(learner, device_placement=False)  # gradients of all processes are averaged
     batches = prepared(data, cfg, done, steps, place, accelerator.process_index, accelerator.num_processes)
-    bar = tqdm(total=steps, initial=done, unit="step", desc="train", disable=None if main else True)
+    bar = tqdm(total=steps, initial=done, unit="step", desc=title, disable=None if main else True)
     validations = set(_validations(cfg, steps)) if validate else set()
     saved = time.monotonic()
     learner.train()
     while done < steps:
         began = time.monotonic()
-        rate = cfg.learning_rate * rate_at(done, steps, cfg.warmup, cfg.least_rate / cfg.learning_rate)
+        rate = cfg.learning_rate * rate_at(done, steps, cfg)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         step_batches = [next(batches) for _ in range(cfg.accumulate)]
         while True:
             torch.manual_seed(seed_of(cfg.seed, done, accelerator.process_index))  # dropout, drop path
@@ -263,15 +268,18 @@ def _fitting(data: LabelledCrops, cfg: TrainConfig, say: Callable[[str], None]) 
     if individuals < 2:
         raise CareError(f"Training needs photos of at least 2 individuals, got {individuals}: name more animals.")
     photo = data.photos[np.zeros(1, np.int64)]
-    if photo.shape != (1, cfg.input_size, cfg.input_size, 3) or photo.dtype != np.uint8:
+    height, width = sides(cfg.input_size)
+    if photo.ndim == 4 and (photo.shape != (1, height, width, 3) or photo.dtype != np.uint8):
         raise CareError(
-            f"Training expects photos of {cfg.input_size} x {cfg.input_size} x 3 bytes, got {photo.shape[1:]} of "
-            f"{photo.dtype}: give the size of the crops as input_size."
+            f"Training expects photos of {height} x {width} x 3 bytes, got {photo.shape[1:]} of {photo.dtype}: give "
+            "the size of the crops as input_size."
         )
     if methods.sees_points(cfg.method):
         _check_points(data, cfg.method, say)
     else:
         data = replace(data, points=None)
+    if not methods.describes(cfg.method):
+        data = replace(data, names=(), animals=())
     if individuals < cfg.individuals and cfg.sampler == "pk":
         say(
             f"There are only {individuals} individuals: a batch has {individuals} of them instead of {cfg.individuals}."
@@ -300,17 +308,27 @@ def _photos_a_step(cfg: TrainConfig, processes: int) -> int:
 
 
 def _optimizer(cfg: TrainConfig, learner: nn.Module) -> torch.optim.Optimizer:
-    """Weight decay is for matrices: vectors, positions, tokens and keypoint embeddings have none."""
+    """Over what is learned, in groups with a `factor` of the rate.
+
+    Weight decay is for matrices unless all of it is asked for: vectors, positions, tokens and keypoint embeddings
+    have none.
+    """
     exempt = getattr(learner.embedder, "no_weight_decay", set)
     free = {f"embedder.{name}" for name in exempt()}
-    matrices = [p for name, p in learner.named_parameters() if p.ndim > 1 and name not in free]
-    others = [p for name, p in learner.named_parameters() if p.ndim <= 1 or name in free]
-    groups = [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in learner.named_parameters():
+        if parameter.requires_grad:
+            decays = cfg.decay_vectors or (parameter.ndim > 1 and name not in free)
+            factor = cfg.bias_rate if name.endswith("bias") else 1.0
+            groups.setdefault((cfg.weight_decay if decays else 0.0, factor), []).append(parameter)
+    said = [{"params": some, "weight_decay": decay, "factor": factor} for (decay, factor), some in groups.items()]
+    if cfg.optimizer == "adam":
+        return torch.optim.Adam(said, lr=cfg.learning_rate)
     if cfg.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=cfg.learning_rate)
+        return torch.optim.AdamW(said, lr=cfg.learning_rate)
     if cfg.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=cfg.learning_rate, momentum=cfg.momentum)
-    raise CareError(f"The optimizer is sgd or adamw, got {cfg.optimizer!r}.")
+        return torch.optim.SGD(said, lr=cfg.learning_rate, momentum=cfg.momentum)
+    raise CareError(f"The optimizer is sgd, adam or adamw, got {cfg.optimizer!r}.")
 
 
 def _validations(cfg: TrainConfig, steps: int) -> list[int]:
@@ -332,15 +350,22 @@ def _no_number(step: int, cfg: TrainConfig, folder: Path | None) -> str:
     )
 
 
-def rate_at(step: int, steps: int, warmup: float, least: float = 0.0) -> float:
-    """Share of the highest learning rate at a step: a linear rise, then half a cosine down to `least`."""
-    rise = round(warmup * steps)
+def rate_at(step: int, steps: int, cfg: TrainConfig) -> float:
+    """Share of the highest learning rate at a step of `steps`, which last `cfg.epochs`.
+
+    A linear rise from `warmup_from`; then half a cosine down to `least_rate`, or a fall by `decay` at each milestone.
+    """
+    rise = round(cfg.warmup * steps / cfg.epochs)
+    fallen = cfg.decay ** sum(step * cfg.epochs >= milestone * steps for milestone in cfg.milestones)
     if step < rise:
-        return (step + 1) / rise
+        return fallen * (cfg.warmup_from + (1 - cfg.warmup_from) * (step + 1) / rise)
+    if cfg.milestones:
+        return fallen
+    least = cfg.least_rate / cfg.learning_rate
     return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     """The device of a training in one process."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

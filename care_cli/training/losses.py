@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 
 def arcface(embeddings: Tensor, labels: Tensor, centres: Tensor, *, scale: float = 64.0, margin: float = 0.5) -> Tensor:
@@ -20,9 +20,6 @@ def arcface(embeddings: Tensor, labels: Tensor, centres: Tensor, *, scale: float
     Where angle + margin would pass pi, cos stops falling; there the penalty goes on linearly
     (cos - margin * sin(margin)), as ArcFace's authors do, so that the loss stays monotone in the angle.
     """
-    import torch
-    import torch.nn.functional as F
-
     cosine = F.normalize(embeddings.float()) @ F.normalize(centres.float()).T  # (B, C)
     own = cosine.gather(1, labels[:, None]).clamp(-1 + 1e-6, 1 - 1e-6)  # (B, 1)
     widened = own * math.cos(margin) - (1 - own**2).sqrt() * math.sin(margin)
@@ -41,9 +38,6 @@ def triplet(embeddings: Tensor, labels: Tensor, *, margin: float = 0.2) -> Tenso
     returns     () float32: mean of max(0, d(a,p) - d(a,n) + margin) over all pairs of anchor and positive;
                 zero when no anchor has both a positive and a negative
     """
-    import torch
-    import torch.nn.functional as F
-
     unit = F.normalize(embeddings.float())
     distance = (2 - 2 * unit @ unit.T).clamp(min=0)  # (B, B) squared Euclidean
     same = labels[:, None] == labels[None]
@@ -56,3 +50,41 @@ def triplet(embeddings: Tensor, labels: Tensor, *, margin: float = 0.2) -> Tenso
     farther = to_negatives.masked_fill(to_negatives <= to_positive[:, None], float("inf")).amin(1)
     chosen = torch.where(farther.isinf(), to_negatives.amax(1), farther)
     return F.relu(to_positive - chosen + margin).mean()
+
+
+def batch_hard(features: Tensor, labels: Tensor, *, margin: float | None = 0.3) -> Tensor:
+    """Triplet loss on Euclidean distances, of the farthest photo of the own class and the nearest of another.
+
+    Hermans et al. 2017, equation 5; equation 9 of the CARE paper as reconstructed.
+
+    features  (B, D) float, not normalised here
+    labels    (B,) int64
+    margin    None: log(1 + exp(d(a,p) - d(a,n))), the soft margin
+    returns   () float32: mean over the anchors that have both; zero when none has
+    """
+    features = features.float()
+    distance = ((features[:, None] - features[None]) ** 2).sum(-1).clamp(min=1e-12).sqrt()  # (B, B)
+    same = labels[:, None] == labels[None]
+    partner = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    anchors = partner.any(1) & (~same).any(1)
+    if not anchors.any():
+        return features.sum() * 0.0
+    farthest = distance.masked_fill(~partner, -math.inf).amax(1)[anchors]
+    nearest = distance.masked_fill(same, math.inf).amin(1)[anchors]
+    if margin is None:
+        return F.softplus(farthest - nearest).mean()
+    return F.relu(farthest - nearest + margin).mean()
+
+
+def contrast(rows: Tensor, columns: Tensor, labels: Tensor, *, scale: float = 1.0) -> Tensor:
+    """Each row tells the columns of its own class from all others of the batch: equations 5 and 6 of the CARE paper.
+
+    -1/B sum_i 1/|P(i)| sum_{p in P(i)} log(exp(s(x_i, y_p)) / sum_a exp(s(x_i, y_a))), s the scaled product.
+
+    rows, columns  (B, D) float; of length 1 where s is to be a cosine
+    labels         (B,) int64, of both; P(i) are the columns of row i's class, i among them
+    returns        () float32
+    """
+    likely = F.log_softmax(scale * rows.float() @ columns.float().T, dim=1)  # (B, B)
+    same = (labels[:, None] == labels[None]).float()
+    return -((same * likely).sum(1) / same.sum(1)).mean()

@@ -1,34 +1,52 @@
 """What can be trained: methods by name, sizes of backbones by name, and what all methods share.
 
-A method is a function from a configuration to a `Learner`: an embedder, and the loss that teaches it.
+A method is a module. It has `learner(cfg, classes, scheme)`, an embedder and the loss that teaches it, or `train`, as
+`loop.train` is one, where learning has several phases. What else it may have:
+
+RECIPE        settings of its own
+PRESETS       bundles of settings, by name
+BACKBONE      what it takes unless something else is said; WEIGHTS: and what that begins from, a name of the registry
+POINTS        True: its embedder sees points beside the pixels
+DESCRIBES     True: it says in words what is on a photo
+architecture  (cfg) -> what the finished model is: a name and options for `encoders.build_backbone`
 """
 
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from care_cli import backbones, encoders
 from care_cli.errors import CareError
+from care_cli.geometry import sides
 from care_cli.records import KeypointScheme
 from care_cli.training.config import TrainConfig
 from care_cli.training.losses import arcface, triplet
+
+if TYPE_CHECKING:
+    from care_cli.training import loop
+    from care_cli.training.data import LabelledCrops
 
 METHODS = {
     "vit": "care_cli.training.vit",
     "kpe": "care_cli.training.kpe",
     "ckpe": "care_cli.training.ckpe",
     "wildlife": "care_cli.training.wildlife",
-}  # modules with `learner(cfg, classes, scheme)`; where it is so `POINTS`, and settings of their own in `RECIPE`
+    "care": "care_cli.training.care",
+    "clip-reid": "care_cli.training.clip_reid",
+    "clip-ft": "care_cli.training.clip_ft",
+}
 
 LAPTOP = {"individuals": 8, "accumulate": 4}  # 32 photos x 4: half the memory of the default, 64 x 2
-PRESETS: dict[str, dict[str, Any]] = {
+SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"backbone": "vit_tiny_patch16_224", **LAPTOP},
     "small": {"backbone": "vit_small_patch16_224", **LAPTOP},
     "base": {"backbone": "vit_base_patch16_224"},
@@ -41,7 +59,7 @@ LARGE_PHOTOS = {"individuals": 4, "accumulate": 8}  # 16 photos x 8, above 224 p
 class Learner(nn.Module):
     """An embedder, and the loss of the CKPE paper: L = ArcFace + triplet + 0.2 x cross-entropy, each with its weight.
 
-    embedder  (B, 3, S, S) float32, and (B, K, 3) float32 points where it sees them -> (B, D); what is kept in the end
+    embedder  (B, 3, H, W) float32, and (B, K, 3) float32 points where it sees them -> (B, D); what is kept in the end
     classes   C, individuals that are learned from
     """
 
@@ -51,7 +69,7 @@ class Learner(nn.Module):
         if not (cfg.arc_weight or cfg.triplet_weight or cfg.class_weight):
             raise CareError("Every part of the loss has weight 0, so there is nothing to learn: set one above 0.")
         with torch.no_grad():
-            dim = embedder.eval()(torch.zeros(1, 3, cfg.input_size, cfg.input_size)).shape[1]
+            dim = embedder.eval()(torch.zeros(1, 3, *sides(cfg.input_size))).shape[1]
         self.neck = nn.BatchNorm1d(dim, affine=False) if cfg.neck else nn.Identity()
         self.finished()  # a neck that cannot be folded away is refused now, not when all is learned
         self.centres = nn.Parameter(0.1 * torch.randn(classes, dim)) if cfg.arc_weight else None
@@ -60,7 +78,7 @@ class Learner(nn.Module):
     def forward(self, images: Tensor, points: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
         """Weighted terms of the loss by name, each () float32: their sum is the loss.
 
-        images  (B, 3, S, S) float32, normalised
+        images  (B, 3, H, W) float32, normalised
         points  (B, K, 3) float32, or None for an embedder without points
         labels  (B,) int64
         """
@@ -90,18 +108,36 @@ class Learner(nn.Module):
         return embedder
 
 
-def configure(method: str, preset: str | None = None, **given: Any) -> TrainConfig:
-    """The settings of a method, then those of a backbone's size, then what is `given`: fields of TrainConfig.
+def configure(
+    method: str,
+    size: str | None = None,
+    presets: Sequence[str] = (),
+    begun: Mapping[str, Any] | None = None,
+    **given: Any,
+) -> TrainConfig:
+    """Settings, later ones over earlier: those of a backbone's size, what weights to begin from say of themselves
+    (`begun`), the method's, its presets' in their order, and what is `given`. All are fields of TrainConfig.
 
     Raises CareError for names that do not exist.
     """
-    if preset is not None and preset not in PRESETS:
-        raise CareError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}.")
+    if size is not None and size not in SIZES:
+        raise CareError(f"There is no size {size!r}; there are {', '.join(SIZES)}.")
     if unknown := sorted(set(given) - set(TrainConfig.__dataclass_fields__)):
         raise CareError(f"A training has no setting {', '.join(unknown)}; see care_cli/training/config.py.")
-    size = LARGE_PHOTOS if given.get("input_size", 224) > 224 else {}
-    recipe = getattr(_module(method), "RECIPE", {})
-    return TrainConfig(method=method, **{**(PRESETS[preset] if preset else {}), **size, **recipe, **given})
+    module = _module(method)
+    known = getattr(module, "PRESETS", {})
+    if strange := [name for name in presets if name not in known]:
+        there = f"it has {', '.join(known)}" if known else "it has none"
+        raise CareError(f"The method {method} has no preset {strange[0]!r}; {there}.")
+    large = LARGE_PHOTOS if max(sides(given.get("input_size", 224))) > 224 else {}
+    layers = [
+        SIZES.get(size, {}),
+        large,
+        begun or {},
+        getattr(module, "RECIPE", {}),
+        *(known[name] for name in presets),
+    ]
+    return TrainConfig(method=method, **functools.reduce(operator.or_, map(dict, [*layers, given])))
 
 
 def build(cfg: TrainConfig, classes: int, scheme: KeypointScheme | None) -> Learner:
@@ -114,21 +150,46 @@ def sees_points(method: str) -> bool:
     return getattr(_module(method), "POINTS", False)
 
 
+def describes(method: str) -> bool:
+    """Does the method say in words what is on a photo?"""
+    return getattr(_module(method), "DESCRIBES", False)
+
+
+def usual(method: str) -> tuple[str | None, str | None]:
+    """The backbone that a method takes, and the weights that this begins from, unless something else is said."""
+    module = _module(method)
+    return getattr(module, "BACKBONE", None), getattr(module, "WEIGHTS", None)
+
+
+def train(data: LabelledCrops, cfg: TrainConfig, folder: Path | None = None, **how: Any) -> loop.Trained:
+    """Train a method in all its phases; takes and gives what `loop.train` does."""
+    from care_cli.training import loop
+
+    return getattr(_module(cfg.method), "train", loop.train)(data, cfg, folder, **how)
+
+
 def plain(cfg: TrainConfig) -> nn.Module:
     """The backbone as it is, seeing pixels alone."""
-    backbone = encoders.build_backbone(cfg.backbone, **options(cfg))
+    name, options = architecture(cfg)
+    backbone = encoders.build_backbone(name, **options)
     checkpoint(backbone, cfg)
     return backbone
 
 
-def options(cfg: TrainConfig) -> dict[str, Any]:
-    """What `encoders.build_backbone` needs to build the backbone for this image size; for the checkpoint's header."""
+def architecture(cfg: TrainConfig) -> tuple[str, dict[str, Any]]:
+    """What `encoders.build_backbone` needs to build the finished model; for the checkpoint's header."""
+    return getattr(_module(cfg.method), "architecture", for_size)(cfg)
+
+
+def for_size(cfg: TrainConfig) -> tuple[str, dict[str, Any]]:
+    """The backbone as it is for photos of the training's size."""
     import timm
 
     own = cfg.backbone == backbones.STEM_VIT
     pretrained = None if own or not timm.is_model(cfg.backbone) else timm.get_pretrained_cfg(cfg.backbone)
-    fixed = own or (pretrained and pretrained.fixed_input_size and pretrained.input_size[-1] != cfg.input_size)
-    return ({"img_size": cfg.input_size} if fixed else {}) | cfg.options
+    learned = pretrained.input_size[1:] if pretrained and pretrained.fixed_input_size else None
+    fixed = own or (learned and tuple(learned) != sides(cfg.input_size))
+    return cfg.backbone, ({"img_size": cfg.input_size} if fixed else {}) | cfg.options
 
 
 def checkpoint(backbone: nn.Module, cfg: TrainConfig) -> None:

@@ -22,8 +22,8 @@ from care_cli.training.data import LabelledCrops
 KEY = "training"  # of the file's metadata
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """A safetensors file through a temporary one, written through to the disk, and a rename.
+def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], key: str = KEY) -> None:
+    """A safetensors file through a temporary one, written through to the disk, and a rename; `header` under `key`.
 
     Raises CareError when the disk is full or the place cannot be written; the file is then as it was before.
     """
@@ -33,7 +33,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
     partial = path.with_name(path.name + ".part")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(plain, partial, metadata={KEY: json.dumps(header)})
+        save_file(plain, partial, metadata={key: json.dumps(header)})
         with partial.open("rb+") as stream:
             os.fsync(stream.fileno())
         partial.replace(path)
@@ -84,13 +84,16 @@ def identity_of(
 
 
 def data_digest(data: LabelledCrops) -> str:
-    """SHA-256 of labels, points, categories and pixels; photos that know their own `digest` are asked for it."""
+    """SHA-256 of labels, points, categories, words and pixels; photos that know their own `digest` are asked for it."""
     pixels = getattr(data.photos, "digest", None)
     if pixels is None:
         pixels = digest(data.photos[rows] for rows in np.array_split(np.arange(len(data.photos)), len(data.photos)))
     points = np.zeros(0) if data.points is None else data.points
     scheme = None if data.scheme is None else (data.scheme.names, sorted(data.scheme.mirrors.items()))
-    return digest([np.asarray(data.labels, np.int64), points, np.frombuffer(repr((pixels, scheme)).encode(), np.uint8)])
+    words = [data.names, data.animals] if data.animals else None
+    return digest(
+        [np.asarray(data.labels, np.int64), points, np.frombuffer(repr((pixels, scheme, words)).encode(), np.uint8)]
+    )
 
 
 def digest(arrays: Any) -> str:

@@ -1,0 +1,99 @@
+"""Phase 2 of CARE and CLIP-ReID, and all of CLIP-FT: an image tower learns to keep each animal by its prototype.
+
+Algorithm 3 of the CARE paper; equations 8 to 10 are reconstructed (ALGORITHMS, section 5.3).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from care_cli.clip import ImageTower
+from care_cli.errors import CareError
+from care_cli.training.config import TrainConfig
+from care_cli.training.losses import batch_hard
+
+CLASSIFIER_SPREAD = 0.001  # of untrained classifiers, as in CLIP-ReID
+
+
+class Prototypes(nn.Module):
+    """What the text side says of each individual, frozen: T_Bank, and how photos are compared with it.
+
+    bank   (C, D) float32, a row an individual that is learned from
+    scale  of the products
+    unit   rows and photos are of length 1 before they are compared
+    """
+
+    def __init__(self, bank: Tensor, scale: float, unit: bool):
+        super().__init__()
+        self.register_buffer("bank", F.normalize(bank.float()) if unit else bank.float())
+        self.scale, self.unit = scale, unit
+
+    def forward(self, projected: Tensor) -> Tensor:
+        """Similarities `(B, C) float32` of photos `(B, D)` to all prototypes."""
+        projected = projected.float()
+        return self.scale * (F.normalize(projected) if self.unit else projected) @ self.bank.T
+
+
+class Aligned(nn.Module):
+    """An image tower under L = w1 L_id + w2 L_tri + w3 L_i2pCon.
+
+    L_id      cross-entropy of smoothed labels, of a linear classifier behind a batch norm, on f and on v
+    L_tri     batch-hard triplets on the class token before the last block, on f and on v, not normalised
+    L_i2pCon  cross-entropy of smoothed labels over similarities of v to the individuals' prototypes
+
+    classes     C, individuals that are learned from
+    prototypes  None: without a text side
+    """
+
+    def __init__(self, cfg: TrainConfig, classes: int, tower: ImageTower, prototypes: Prototypes | None = None):
+        super().__init__()
+        if not (cfg.class_weight or cfg.triplet_weight or (cfg.prototype_weight and prototypes)):
+            raise CareError("Every part of the loss has weight 0, so there is nothing to learn: set one above 0.")
+        self.cfg, self.embedder, self.prototypes = cfg, tower, prototypes
+        with torch.no_grad():
+            seen = tower.eval().features(torch.zeros(1, 3, *tower.visual.image_size))
+        dims = seen.whole.shape[1], seen.projected.shape[1]
+        self.necks = nn.ModuleList(map(neck, dims))
+        self.classifiers = nn.ModuleList(classifier(dim, classes) for dim in dims)
+
+    def forward(self, images: Tensor, points: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
+        """Weighted terms of the loss by name, as `methods.Learner.forward`."""
+        cfg, terms = self.cfg, {}
+        seen = self.embedder.features(images)
+        with torch.autocast(images.device.type, enabled=False):  # a batch's statistics and distances are delicate
+            heads = seen.whole.float(), seen.projected.float()
+            if cfg.class_weight:
+                logits = [layer(norm(x)) for layer, norm, x in zip(self.classifiers, self.necks, heads, strict=True)]
+                of_heads = [F.cross_entropy(one, labels, label_smoothing=cfg.smoothing) for one in logits]
+                terms["class"] = cfg.class_weight * sum(of_heads)
+            if cfg.triplet_weight:
+                of_stages = [batch_hard(x, labels, margin=cfg.triplet_margin) for x in (seen.early, *heads)]
+                terms["triplet"] = cfg.triplet_weight * sum(of_stages)
+            if self.prototypes is not None and cfg.prototype_weight:
+                likely = self.prototypes(seen.projected)
+                terms["prototype"] = cfg.prototype_weight * F.cross_entropy(
+                    likely, labels, label_smoothing=cfg.smoothing
+                )
+        return terms
+
+    def finished(self) -> nn.Module:
+        """A copy of the image tower for use; necks and classifiers stay behind."""
+        return copy.deepcopy(self.embedder).eval()
+
+
+def neck(dim: int) -> nn.BatchNorm1d:
+    """BNNeck (Luo et al. 2019): a batch norm that scales and does not shift."""
+    norm = nn.BatchNorm1d(dim)
+    norm.bias.requires_grad_(False)
+    return norm
+
+
+def classifier(dim: int, classes: int) -> nn.Linear:
+    """A linear one without bias, near zero."""
+    layer = nn.Linear(dim, classes, bias=False)
+    nn.init.normal_(layer.weight, std=CLASSIFIER_SPREAD)
+    return layer

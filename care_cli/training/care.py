@@ -1,0 +1,173 @@
+"""CARE: descriptions of every photo, fused to a prototype of every animal, to which the image tower is aligned.
+
+Algorithms 1 to 3 of the CARE paper (WACV 2026), in their order. Equations 5 to 10 are reconstructed from its supplement
+and its authors' earlier code; ALGORITHMS, section 5, says which reading is which setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from care_cli import encoders
+from care_cli.clip import TextTower
+from care_cli.training import clip_towers, loop, methods, precision, state
+from care_cli.training.alignment import Aligned, Prototypes
+from care_cli.training.batches import normalised
+from care_cli.training.clip_towers import BACKBONE, WEIGHTS, architecture
+from care_cli.training.config import TrainConfig
+from care_cli.training.data import LabelledCrops
+from care_cli.training.descriptions import Describer, Descriptions, fused, how_similar
+
+__all__ = ["BACKBONE", "DESCRIBES", "PRESETS", "RECIPE", "WEIGHTS", "architecture", "train"]
+
+DESCRIBES = True  # animals, in words
+RECIPE = clip_towers.RECIPE | {"learning_rate": 8e-6, "triplet_margin": 0.7, "prototype_weight": 1.0}
+LITERAL = {"class_weight": 1.0, "triplet_weight": 1.0, "prototype_weight": 1.0}
+TOOLKIT = {"class_weight": 0.3, "triplet_weight": 1.0, "prototype_weight": 0.7, "embedding": "proj"}
+
+
+def _schedule(learning_rate: float, batch: int, epochs: float) -> dict[str, Any]:
+    return {"learning_rate": learning_rate, "individuals": batch // 4, "photos": 4, "epochs": epochs}
+
+
+PRESETS = clip_towers.PRESETS | {
+    "literal": LITERAL,  # the plain sum that the supplement prints
+    "toolkit": TOOLKIT,  # as the authors' toolkit has it
+    "tiger": _schedule(5e-6, 32, 55),  # the authors' schedules by data set
+    "cattle": _schedule(8e-6, 32, 60),
+    "lion": _schedule(8e-6, 32, 60),
+    "dog": _schedule(8e-6, 32, 30),
+    "panda": _schedule(8e-6, 64, 80),
+    "nyala": _schedule(8e-6, 64, 80),
+    "sea-star": _schedule(5e-6, 64, 65),
+    "stoat": _schedule(8e-6, 16, 50),
+}
+
+PAGE = 64  # photos seen at once
+PHASE_1, FEATURES, PROTOTYPES = "descriptions", "features.safetensors", "prototypes.safetensors"
+
+
+def train(
+    data: LabelledCrops,
+    cfg: TrainConfig,
+    folder: Path | None = None,
+    *,
+    start: Mapping[str, Tensor] | None = None,
+    start_file: Path | None = None,
+    device: str = "auto",
+    notice: Callable[[str], None] | None = None,
+    **how: Any,
+) -> loop.Trained:
+    """Both phases, as `loop.train` takes and gives them; the folder also gets phase 1 and prototypes.safetensors."""
+    options, start = clip_towers.whole(cfg, start, start_file)
+    prototypes = learn_prototypes(data, cfg, folder, options, start, device, notice)
+
+    # Algorithm 3: the image tower learns to keep each animal by its prototype; the text side is gone
+    return loop.train(
+        data,
+        cfg,
+        folder,
+        build=lambda cfg: Aligned(cfg, len(prototypes.bank), methods.plain(cfg), prototypes),
+        start=start,
+        start_file=start_file,
+        device=device,
+        notice=notice,
+        **how,
+    )
+
+
+def learn_prototypes(
+    data: LabelledCrops,
+    cfg: TrainConfig,
+    folder: Path | None,
+    options: Mapping[str, Any],
+    start: Mapping[str, Tensor],
+    device: str,
+    notice: Callable[[str], None] | None,
+) -> Prototypes:
+    """What the text side of a CLIP (`options`, weights `start`) says of each individual of `data`."""
+    place = loop.device_of(device)
+    text = TextTower(options, start).to(place)
+    say = notice or (lambda said: None)
+
+    # Algorithm 1: tokens and meta-net learn to describe photos to a frozen CLIP, which sees each of them once
+    photos = seen(data, cfg, start, place, folder and folder / PHASE_1)
+    described = loop.train(
+        replace(data, photos=photos),
+        phase_1(cfg),
+        folder and folder / PHASE_1,
+        build=lambda cfg: Describer(Descriptions(text, cfg.text, data.names, data.animals, say), text),
+        device=device,
+        notice=notice,
+        title="describe",
+    )
+
+    # Algorithm 2: an animal's descriptions, fused to its prototype
+    texts, bank = fused(described.model, text, photos, data.labels)
+    if folder is not None:
+        write_prototypes(folder / PROTOTYPES, data, texts, bank)
+    return Prototypes(torch.from_numpy(bank), *how_similar(cfg.text, text))
+
+
+def phase_1(cfg: TrainConfig) -> TrainConfig:
+    """The settings of the descriptions' training: photos shuffled, Adam, a cosine behind a warm-up."""
+    text = cfg.text
+    return replace(
+        cfg,
+        sampler="shuffle",
+        individuals=text.batch,
+        photos=1,
+        accumulate=1,
+        epochs=text.epochs,
+        optimizer="adam",
+        learning_rate=text.learning_rate,
+        least_rate=text.least_rate,
+        bias_rate=1.0,
+        warmup=text.warmup,
+        warmup_from=0.0,
+        milestones=(),
+        weight_decay=text.weight_decay,
+        clip=None,
+        ema=None,
+    )
+
+
+def seen(
+    data: LabelledCrops, cfg: TrainConfig, start: Mapping[str, Tensor], place: torch.device, folder: Path | None
+) -> np.ndarray:
+    """Projected features `(N, D) float32` of all photos, by the image tower to begin from; kept in `folder`."""
+    identity = state.identity_of(cfg, data, start, 1, None)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if kept := state.read(folder / FEATURES, identity):
+            return kept[0]["photos"].numpy()
+    tower = methods.plain(replace(cfg, embedding="proj", checkpointing=False))
+    encoders.load_weights(tower, dict(start), Path("to begin from"))
+    tower = tower.eval().to(place, memory_format=torch.channels_last)
+    kind = precision.dtype(precision.resolve(cfg.precision, place))
+    pages = np.array_split(np.arange(len(data.labels)), -(-len(data.labels) // PAGE))
+    found = []
+    with torch.inference_mode(), torch.autocast(place.type, kind, enabled=kind != torch.float32):
+        for rows in tqdm(pages, desc="see", unit="page", disable=None):
+            images = torch.from_numpy(np.ascontiguousarray(data.photos[rows])).to(place)
+            images = normalised(images.permute(0, 3, 1, 2).float() / 255, cfg)
+            found.append(tower(images).float().cpu())
+    photos = torch.cat(found)
+    if folder is not None:
+        state.write(folder / FEATURES, {"photos": photos}, {"identity": identity})
+    return photos.numpy()
+
+
+def write_prototypes(path: Path, data: LabelledCrops, texts: np.ndarray, bank: np.ndarray) -> None:
+    """What the text side said, for pictures of it: `text (N, D)`, `labels (N,)`, `bank (C, D)`, and whose they are."""
+    tensors = {"text": torch.from_numpy(texts), "labels": torch.from_numpy(data.labels), "bank": torch.from_numpy(bank)}
+    crops = getattr(data.photos, "digests", None)
+    state.write(path, tensors, {"individuals": list(data.names), "crops": crops}, key="care")
