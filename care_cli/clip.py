@@ -23,6 +23,7 @@ CLIP, IMAGE_TOWER = "care_clip", "care_clip_image"  # architectures: both towers
 EMBEDDINGS = ("both", "proj")
 VISION, TEXT = "vision_", "text_"
 SHARED = ("embed_dim", "quick_gelu")
+OTHER_TEXTS = ("hf_model_name", "hf_tokenizer_name", "no_causal_mask", "embed_cls", "pool_type")  # than CLIP's own
 
 
 @dataclass(frozen=True)
@@ -152,12 +153,13 @@ def options_of(name: str, size: InputSize | None = None) -> dict[str, Any]:
         close = [one for one in open_clip.list_models() if one.lower().startswith(name.lower()[:5])][:4]
         hint = f"close are {', '.join(close)}" if close else "take one such as ViT-B-16-quickgelu"
         raise CareError(f"open_clip has no model {name!r}; {hint}.")
-    if known.get("custom_text") or "hf_model_name" in known.get("text_cfg", {}):
+    if known.get("custom_text") or any(known["text_cfg"].get(key) for key in OTHER_TEXTS):
         raise CareError(f"The text tower of {name} is not CLIP's own. Take a ViT such as ViT-B-16-quickgelu.")
     options = {key: known[key] for key in SHARED if key in known}
     options |= {VISION + key: value for key, value in known["vision_cfg"].items()}
     options |= {TEXT + key: value for key, value in known["text_cfg"].items()}
-    _visual({key: 2 if key == "vision_layers" and isinstance(value, int) else value for key, value in options.items()})
+    with torch.device("meta"):
+        _visual(options)
     return options if size is None else resized(options, size)
 
 
