@@ -49,8 +49,6 @@ class ImageTower(nn.Module):
     Raises CareError for towers that are no plain transformer with a class token.
     """
 
-    num_prefix_tokens = 1
-
     def __init__(self, embedding: str = "both", **options: Any):
         super().__init__()
         if embedding not in EMBEDDINGS:
@@ -78,11 +76,6 @@ class ImageTower(nn.Module):
     def blocks(self) -> nn.ModuleList:
         """The transformer's."""
         return self.visual.transformer.resblocks
-
-    @property
-    def grid_size(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        return self.visual.grid_size
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Activations are computed twice instead of kept, by timm's convention."""
@@ -125,7 +118,7 @@ class TextTower(nn.Module):
     @property
     def scale(self) -> float:
         """exp(ls), what CLIP multiplies cosines with."""
-        return float(self.clip.logit_scale.exp())
+        return self.clip.logit_scale.exp().item()
 
     def vectors(self, tokens: Tensor) -> Tensor:
         """Token numbers `(..., L) int64` as vectors `(..., L, width)`."""

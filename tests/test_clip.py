@@ -117,7 +117,7 @@ def test_vectors_of_a_text_give_what_open_clip_gives_for_its_words() -> None:
     expected = whole.encode_text(tokens)
     for length in (77, int(ends.max()) + 1):
         assert torch.allclose(text(text.vectors(tokens[:, :length]), ends), expected, atol=1e-5)
-    assert text.scale == pytest.approx(float(whole.logit_scale.exp()))
+    assert text.scale == pytest.approx(whole.logit_scale.exp().item())
     assert not any(parameter.requires_grad for parameter in text.parameters())
 
 
@@ -142,7 +142,7 @@ def test_the_presets_graph_is_openais() -> None:
     options = clip.options_of("ViT-B-16-quickgelu", (256, 128))
     with torch.device("meta"):
         tower = clip.ImageTower(**clip.image_options(options))
-    assert options["quick_gelu"] and tower.grid_size == (16, 8) and len(tower.blocks) == 12
+    assert options["quick_gelu"] and tower.visual.grid_size == (16, 8) and len(tower.blocks) == 12
     assert sum(p.numel() for p in tower.parameters()) == 86_192_640 - (197 - 129) * 768  # OpenAI's, fewer positions
 
 
