@@ -20,6 +20,7 @@ from care_cli.errors import CareError
 from care_cli.geometry import InputSize, sides
 
 CLIP, IMAGE_TOWER = "care_clip", "care_clip_image"  # architectures: both towers, and the image tower alone
+ARCHITECTURES = (CLIP, IMAGE_TOWER)
 EMBEDDINGS = ("both", "proj")
 VISION, TEXT = "vision_", "text_"
 SHARED = ("embed_dim", "quick_gelu")

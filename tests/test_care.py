@@ -334,6 +334,8 @@ def test_what_has_no_text_tower_is_refused_with_what_to_do() -> None:
             methods.train(animals(), configured(method), start=without, start_file=Path("w.pt"), device="cpu")
     done = methods.train(animals(), configured("clip-ft"), start=without, start_file=Path("w.pt"), device="cpu")
     assert done.history[-1]["triplet"] > 0
+    with pytest.raises(CareError, match="is trained by care, clip-reid or clip-ft; vit takes"):
+        methods.architecture(configured("vit"))
     with pytest.raises(CareError, match="no model 'vit_small_patch16_224'"):
         methods.train(animals(), configured("care", backbone="vit_small_patch16_224", options={}), device="cpu")
 

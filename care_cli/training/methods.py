@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from care_cli import backbones, encoders
+from care_cli import backbones, clip, encoders
 from care_cli.errors import CareError
 from care_cli.geometry import sides
 from care_cli.records import KeypointScheme
@@ -182,9 +182,11 @@ def architecture(cfg: TrainConfig) -> tuple[str, dict[str, Any]]:
 
 
 def for_size(cfg: TrainConfig) -> tuple[str, dict[str, Any]]:
-    """The backbone as it is for photos of the training's size."""
+    """The backbone as it is for photos of the training's size. CareError for a CLIP, which has methods of its own."""
     import timm
 
+    if cfg.backbone in clip.ARCHITECTURES:
+        raise CareError(f"A CLIP is trained by care, clip-reid or clip-ft; {cfg.method} takes a backbone of timm's.")
     own = cfg.backbone == backbones.STEM_VIT
     pretrained = None if own or not timm.is_model(cfg.backbone) else timm.get_pretrained_cfg(cfg.backbone)
     learned = pretrained.input_size[1:] if pretrained and pretrained.fixed_input_size else None
