@@ -6,6 +6,7 @@ checkpoint's header says all that is needed to build them again. (Radford et al.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -181,6 +182,7 @@ def has_text(state: Mapping[str, Tensor]) -> bool:
     return "token_embedding.weight" in state and "text_projection" in state
 
 
+@functools.cache
 def tokenizer() -> open_clip.SimpleTokenizer:
     """CLIP's byte-pair encoding; works offline."""
     return open_clip.SimpleTokenizer()

@@ -138,6 +138,7 @@ def phase_1(cfg: TrainConfig) -> TrainConfig:
         warmup_from=0.0,
         milestones=(),
         weight_decay=text.weight_decay,
+        triplet_weight=0.0,
         clip=None,
         ema=None,
     )
