@@ -22,13 +22,14 @@ COLUMNS = [
     "mAP",
     "mAP_half",
     "paper_top1",
+    "paper_mAP",
     "paper_table",
 ]
 
 
 def ablation(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="keypoint-source, timestep, scale, keypoints or random.")],
+    name: Annotated[str, typer.Argument(help="keypoint-source, timestep, scale, keypoints, random, tokens or margin.")],
     sizes: Annotated[
         str | None, typer.Option(metavar="SIZE,...", help="Of the backbone: tiny, small, base ...  [default: paper's]")
     ] = None,
@@ -42,7 +43,7 @@ def ablation(
         Pair, typer.Option(metavar="NAME=N", help="Of its features: size, block, timestep or ensemble.")
     ] = None,
     begin: Annotated[
-        Pair, typer.Option(metavar="SIZE=WEIGHTS", help="Weights that models begin from.  [default: from scratch]")
+        Pair, typer.Option(metavar="SIZE=WEIGHTS", help="Weights to begin from; a method's, too.  [default: scratch]")
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting of a training: epochs=30.")
@@ -54,7 +55,7 @@ def ablation(
     plot: Annotated[Path | None, typer.Option(help="Draw the figure: FILE.png, .svg or .pdf.")] = None,
     csv: output.Csv = False,
 ) -> None:
-    """Do one of the CKPE paper's ablations: train and examine a model for every cell; killed, it goes on."""
+    """Do one of the papers' ablations: train and examine a model for every cell; killed, it goes on."""
     from care_cli.stages import ablation as stage
     from care_cli.stages import splits, train_settings
     from care_cli.stages.devices import choose
@@ -66,11 +67,11 @@ def ablation(
             name=name,
             sizes=tuple(word.strip() for word in sizes.split(",")) if sizes else (),
             seeds=tuple(range(seeds)),
-            templates=_pairs("--template", template),
+            templates=output.pairs("--template", template),
             extractor=extractor,
             extractor_weights=extractor_weights,
-            features=setting_of(_numbers(carry)).features,
-            begin=_pairs("--begin", begin),
+            features=setting_of(numbers(carry)).features,
+            begin=output.pairs("--begin", begin),
             request=train_settings.TrainRequest(
                 species=species,
                 split=splits.SplitRequest(split),
@@ -87,20 +88,9 @@ def ablation(
         raise typer.Exit(1)
 
 
-def _pairs(option: str, texts: Pair) -> dict[str, str]:
-    """What `NAME=VALUE` texts say."""
-    found = {}
-    for text in texts or []:
-        key, equals, value = text.partition("=")
-        if not (equals and key and value):
-            raise CareError(f"{option} takes NAME=VALUE, but got {text!r}.")
-        found[key.strip()] = value.strip()
-    return found
-
-
-def _numbers(texts: Pair) -> dict[str, int]:
+def numbers(texts: Pair) -> dict[str, int]:
     """Settings of features."""
-    found = _pairs("--carry", texts)
+    found = output.pairs("--carry", texts)
     for key, value in found.items():
         if key not in ("size", "block", "timestep", "ensemble") or not value.removeprefix("-").isdecimal():
             raise CareError(
@@ -112,6 +102,7 @@ def _numbers(texts: Pair) -> dict[str, int]:
 def show(ctx: typer.Context, found: dict, csv: bool) -> None:
     """The table, what each cell lacks, and how it is to be read."""
     from care_cli.stages import ablation as stage
+    from care_cli.stages import cells
 
     if ctx.obj.json:
         output.emit(found)
@@ -121,7 +112,7 @@ def show(ctx: typer.Context, found: dict, csv: bool) -> None:
         output.table(ctx, rows, csv=True)
         return
     print("\n".join(output.text_table(rows, COLUMNS)))
-    for line in stage.lacks(found):
+    for line in cells.lacks(found["rows"]):
         output.message(line)
     for line in stage.remarks(found):
         output.notice(ctx)(line)

@@ -91,7 +91,7 @@ def _written(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
 
 
 def _reopened(catalog: Catalog, result: Mapping[str, Any]) -> evidence.Examination:
-    protocol = result["protocol"] | {"filters": tuple(result["protocol"]["filters"])}
+    protocol = {key: tuple(value) if isinstance(value, list) else value for key, value in result["protocol"].items()}
     crops = crops_of(catalog, result["crops"]["all"])
     if len(crops) != len(result["crops"]["all"]):
         raise CareError(evidence.CHANGED)
