@@ -39,12 +39,13 @@ class Table:
     seeds: int  # models of a cell: as the paper has, or where it does not say 3
 
 
-def schedule(method: str | None, dataset: str) -> dict[str, Any]:
-    """What the CARE paper sets for a data set; nothing for other methods and sets."""
-    if method != "care" or dataset not in SCHEDULES:
+def schedules(dataset: str) -> dict[str, dict[str, Any]]:
+    """Settings of trainings by method, as the CARE paper has them for a data set."""
+    if dataset not in SCHEDULES:
         return {}
     rate, photos, epochs = SCHEDULES[dataset]
-    return {"learning_rate": rate, "individuals": photos // 4, "photos": 4, "accumulate": 1, "epochs": float(epochs)}
+    batch = {"individuals": photos // 4, "photos": 4, "accumulate": 1}
+    return {"care": {"learning_rate": rate, "epochs": float(epochs), **batch}}
 
 
 def _ckpe_methods(size: str) -> list[Cell]:

@@ -75,8 +75,8 @@ class Protocol:
 def sides(crops: Crops, protocol: Protocol, may_ask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Rows `(Q,) int64` of the crops that ask and `(G,) int64` of those that answer, ascending.
 
-    `may_ask (N,) bool` leaves others out of the queries (they answer, by a list only if it says so). Of qg, round(share · n) of an animal's n crops
-    ask, at least one and at most n - 1.
+    `may_ask (N,) bool` leaves others out of the queries (they answer; by a list only if it says so). Of qg,
+    round(share · n) of an animal's n crops ask, at least one and at most n - 1.
     """
     rows = np.arange(len(crops))
     may_ask = np.ones(len(crops), bool) if may_ask is None else may_ask

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 COMMAND = "ablation"
 DIFFUSION = "diffusers"  # family of the extractors that add noise
+TIMM = "timm:"  # before the name of a network whose weights are not in the registry
 AS_IT_IS = 0  # stands for the seed of what is not trained
 
 
@@ -43,6 +44,7 @@ class Recipe:
     begin: Mapping[str, str] = field(default_factory=dict)  # weights to begin from, by method or size; see `_begins`
     as_paper: bool = False  # where `begin` says nothing, begin as the paper does; else from scratch
     request: TrainRequest = field(default_factory=TrainRequest)  # what all trainings have in common
+    usual: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # settings by method, below the request's own
     examine: evaluate_reid.EvaluateConfig = field(
         default_factory=lambda: evaluate_reid.EvaluateConfig(open_share=0)
     )  # how models are examined, on the split's test part
@@ -102,7 +104,7 @@ def _planned(catalog: Catalog, recipe: Recipe, cell: Cell, extractor: ModelSpec 
     weights = _begins(recipe, cell)
     if cell.method is None:
         return _as_it_is(catalog, recipe, cell, weights)
-    settings = {**cell.settings, **recipe.request.settings}
+    settings = {**recipe.usual.get(cell.method, {}), **recipe.request.settings, **cell.settings}
     request = replace(
         recipe.request, method=cell.method, name=None, weights=weights, seeds=recipe.seeds, settings=settings,
         backbone=cell.backbone,
@@ -128,6 +130,13 @@ def _planned(catalog: Catalog, recipe: Recipe, cell: Cell, extractor: ModelSpec 
 
 def _lacks(catalog: Catalog, request: TrainRequest) -> list[str]:
     """What prevents a training: its method, a setting, its weights."""
+    from care_cli.training.methods import METHODS
+
+    if request.method not in METHODS:
+        return [f"the method {request.method}; this CARE has {', '.join(METHODS)}"]
+    if (request.weights or "").startswith(TIMM):
+        name = request.weights.removeprefix(TIMM)
+        return [f"the weights of timm's {name}, as a file: --begin {request.backbone}=FILE"]
     try:
         spec = pretrained(catalog, request)
         settings_of(request, spec)

@@ -104,7 +104,8 @@ def _unusable(row: dict, bare: set[int]) -> str | None:
 def read_manifest(path: Path) -> tuple[dict[str, str], str]:
     """The part of each individual that a CSV file with the columns `individual` and `part` says, and its SHA-256.
 
-    Gallery and query are the test part. Raises CareError when it cannot be read, has other columns, names a part that does not exist, or two of one animal.
+    Gallery and query are the test part. Raises CareError when it cannot be read, has other columns, names a part that
+    does not exist, or two of one animal.
     """
     try:
         data = path.read_bytes()
