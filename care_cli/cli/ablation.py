@@ -27,37 +27,42 @@ COLUMNS = [
 ]
 
 
+Sizes = Annotated[
+    str | None, typer.Option(metavar="SIZE,...", help="Of the backbone: tiny, small, base ...  [default: paper's]")
+]
+Template = Annotated[
+    Pair, typer.Option(metavar="SOURCE=NAME", help="Template of a source.  [default: the catalog's only one]")
+]
+Extractor = Annotated[str | None, typer.Option(help="What carries points.  [default: by device]")]
+ExtractorWeights = Annotated[Path | None, typer.Option(help="Weights file for timm:NAME.")]
+Carry = Annotated[Pair, typer.Option(metavar="NAME=N", help="Of its features: size, block, timestep or ensemble.")]
+Settings = Annotated[Pair, typer.Option("--set", metavar="NAME=VALUE", help="Any setting of a training: epochs=30.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List the cells and what they lack; do nothing.")]
+
+
 def ablation(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="keypoint-source, timestep, scale, keypoints, random, tokens or margin.")],
-    sizes: Annotated[
-        str | None, typer.Option(metavar="SIZE,...", help="Of the backbone: tiny, small, base ...  [default: paper's]")
-    ] = None,
+    sizes: Sizes = None,
     seeds: Annotated[int, typer.Option(metavar="N", help="Models trained for each cell.", min=1)] = 3,
-    template: Annotated[
-        Pair, typer.Option(metavar="SOURCE=NAME", help="Template of a source.  [default: the catalog's only one]")
-    ] = None,
-    extractor: Annotated[str | None, typer.Option(help="What carries points.  [default: by device]")] = None,
-    extractor_weights: Annotated[Path | None, typer.Option(help="Weights file for timm:NAME.")] = None,
-    carry: Annotated[
-        Pair, typer.Option(metavar="NAME=N", help="Of its features: size, block, timestep or ensemble.")
-    ] = None,
+    template: Template = None,
+    extractor: Extractor = None,
+    extractor_weights: ExtractorWeights = None,
+    carry: Carry = None,
     begin: Annotated[
-        Pair, typer.Option(metavar="SIZE=WEIGHTS", help="Weights to begin from; a method's, too.  [default: scratch]")
+        Pair, typer.Option(metavar="KEY=WEIGHTS", help="To begin from, of a size or method.  [default: from scratch]")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting of a training: epochs=30.")
-    ] = None,
+    settings: Settings = None,
     split: Annotated[str, typer.Option(help="Which split of the animals, made as `care train` does.")] = "default",
     species: Annotated[str | None, typer.Option(help="Only crops of this species.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the models.  [default: CATALOG.models]")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and what they lack; do nothing.")] = False,
+    dry_run: DryRun = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the figure: FILE.png, .svg or .pdf.")] = None,
     csv: output.Csv = False,
 ) -> None:
     """Do one of the papers' ablations: train and examine a model for every cell; killed, it goes on."""
     from care_cli.stages import ablation as stage
-    from care_cli.stages import splits, train_settings
+    from care_cli.stages import cells, splits, train_settings
     from care_cli.stages.devices import choose
     from care_cli.stages.keypoint_figures import check_targets
     from care_cli.stages.sweep import setting_of
@@ -65,7 +70,7 @@ def ablation(
     with output.open_catalog(ctx) as catalog:
         cfg = stage.AblationConfig(
             name=name,
-            sizes=tuple(word.strip() for word in sizes.split(",")) if sizes else (),
+            sizes=output.words(sizes),
             seeds=tuple(range(seeds)),
             templates=output.pairs("--template", template),
             extractor=extractor,
@@ -83,7 +88,7 @@ def ablation(
         check_targets(catalog, plot, None)
         found = stage.listing(catalog, cfg) if dry_run else stage.run(catalog, cfg)
     stage.draw(found, plot)
-    show(ctx, found, csv)
+    show(ctx, found, stage.table_rows(found), COLUMNS, cells.lacks(found["rows"]), stage.remarks(found), csv)
     if any(row["failure"] for row in found["rows"]):
         raise typer.Exit(1)
 
@@ -99,20 +104,23 @@ def numbers(texts: Pair) -> dict[str, int]:
     return {key: int(value) for key, value in found.items()}
 
 
-def show(ctx: typer.Context, found: dict, csv: bool) -> None:
+def show(
+    ctx: typer.Context,
+    found: dict,
+    rows: list[dict],
+    columns: list[str],
+    lacks: list[str],
+    remarks: list[str],
+    csv: bool,
+) -> None:
     """The table, what each cell lacks, and how it is to be read."""
-    from care_cli.stages import ablation as stage
-    from care_cli.stages import cells
-
     if ctx.obj.json:
         output.emit(found)
-        return
-    rows = stage.table_rows(found)
-    if csv:
+    elif csv:
         output.table(ctx, rows, csv=True)
-        return
-    print("\n".join(output.text_table(rows, COLUMNS)))
-    for line in cells.lacks(found["rows"]):
-        output.message(line)
-    for line in stage.remarks(found):
-        output.notice(ctx)(line)
+    else:
+        print("\n".join(output.text_table(rows, columns)))
+        for line in lacks:
+            output.message(line)
+        for line in remarks:
+            output.notice(ctx)(line)

@@ -41,6 +41,11 @@ def pairs(option: str, texts: Iterable[str] | None) -> dict[str, str]:
     return found
 
 
+def words(text: str | None) -> tuple[str, ...]:
+    """What a list with commas names."""
+    return tuple(filter(None, (word.strip() for word in (text or "").split(","))))
+
+
 def message(text: str) -> None:
     """A line for the person at the terminal."""
     print(text, file=sys.stderr)

@@ -9,7 +9,15 @@ import typer
 
 from care_cli.cli import ablation, output
 
-Pair = list[str] | None
+Begin = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--begin",
+        "--weights",
+        metavar="KEY=WEIGHTS",
+        help="To begin from, of a size or method; scratch: none.  [default: the paper's]",
+    ),
+]
 
 
 def table(
@@ -22,30 +30,14 @@ def table(
     seeds: Annotated[
         int | None, typer.Option(metavar="N", help="Models of a cell.  [default: care 10, ckpe 3]", min=1)
     ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(metavar="SIZE,...", help="tiny, base ..., or timm's name.  [default: the paper's]")
-    ] = None,
-    begin: Annotated[
-        Pair,
-        typer.Option(
-            "--begin",
-            "--weights",
-            metavar="KEY=WEIGHTS",
-            help="To begin from, of a size or method; scratch: none.  [default: the paper's]",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting of a training: epochs=30.")
-    ] = None,
-    template: Annotated[
-        Pair, typer.Option(metavar="SOURCE=NAME", help="Template of a source.  [default: a catalog's only one]")
-    ] = None,
-    extractor: Annotated[str | None, typer.Option(help="What carries points.  [default: by device]")] = None,
-    extractor_weights: Annotated[Path | None, typer.Option(help="Weights file for timm:NAME.")] = None,
-    carry: Annotated[
-        Pair, typer.Option(metavar="NAME=N", help="Of its features: size, block, timestep or ensemble.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and what they lack; do nothing.")] = False,
+    backbone: ablation.Sizes = None,
+    begin: Begin = None,
+    settings: ablation.Settings = None,
+    template: ablation.Template = None,
+    extractor: ablation.Extractor = None,
+    extractor_weights: ablation.ExtractorWeights = None,
+    carry: ablation.Carry = None,
+    dry_run: ablation.DryRun = False,
     report: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write a page with table, figures.")] = None,
     csv: output.Csv = False,
 ) -> None:
@@ -61,8 +53,8 @@ def table(
         table=number,
         data=data,
         out=out,
-        sizes=_words(backbone),
-        datasets=_words(only),
+        sizes=output.words(backbone),
+        datasets=output.words(only),
         seeds=seeds,
         recipe=Recipe(
             templates=output.pairs("--template", template),
@@ -81,33 +73,9 @@ def table(
     found = (stage.listing if dry_run else stage.run)(cfg, output.notice(ctx))
     if report is not None:
         table_report.write(cfg, found, report, output.notice(ctx))
-    _show(ctx, found, csv)
+    rows, columns = stage.table_rows(found), stage.columns(found)
+    ablation.show(ctx, found, rows, columns, stage.lacks(found), stage.remarks(found), csv)
     if not dry_run and stage.nothing_done(found):
         raise typer.Exit(2)
     if any(row["failure"] for group in found["datasets"] for row in group["rows"]):
         raise typer.Exit(1)
-
-
-def _words(text: str | None) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip()) if text else ()
-
-
-def _show(ctx: typer.Context, found: dict, csv: bool) -> None:
-    """The table, what is missing and where to get it, and how it is to be read."""
-    from care_cli.stages import table as stage
-
-    if ctx.obj.json:
-        output.emit(found)
-        return
-    rows = stage.table_rows(found)
-    if csv:
-        output.table(ctx, rows, csv=True)
-        return
-    columns = ["dataset", "size", "variant", "seeds"]
-    columns += [f"{name}{end}" for name in found["shown"] for end in ("", "_half")]
-    columns += [f"paper_{name}" for name in found["shown"]]
-    print("\n".join(output.text_table(rows, columns)))
-    for line in stage.lacks(found):
-        output.message(line)
-    for line in stage.remarks(found):
-        output.notice(ctx)(line)

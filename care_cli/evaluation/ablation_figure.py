@@ -65,12 +65,18 @@ def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str, dataset: 
             places, shares, halves = zip(*printed, strict=True)
             axes.errorbar(
                 places, [100 * share for share in shares], [100 * (half or 0) for half in halves],
-                fmt="D:", mfc="none", ms=5, lw=1, color=colour, label=f"{size}, paper ({dataset})",
+                fmt="D:", mfc="none", ms=5, lw=1, color=colour, label=_paper(size if len(sizes) > 1 else "", dataset),
             )  # fmt: skip
     long = len(variants) > 5 or max(map(len, variants)) > 9
     axes.set_xticks(range(len(variants)), variants, rotation=30 if long else 0, fontsize=8)
     axes.set_xlim(-0.5, len(variants) - 0.5)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -2), min(high, 102))  # an interval over few seeds may leave the shares that can be
     axes.set_ylabel(WORDS.get(metric, metric) if named else "")
     axes.grid(axis="y", alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7)
+
+
+def _paper(size: str, dataset: str) -> str:
+    return f"{f'{size}, ' if size else ''}paper{f' ({dataset})' if dataset else ''}"

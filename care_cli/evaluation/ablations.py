@@ -75,7 +75,7 @@ def _ckpe(size: str, variant: str, table: int | None, column: str, **made: Any) 
 
 def _sources(size: str) -> list[Cell]:
     return [
-        _ckpe(size, source, 2 if size == "large" else None, source, source=source)
+        _ckpe(size, source, 2 if size == "large" and source != "random" else None, source, source=source)
         for source in ("gradcam-resnet", "gradcam-vit", "expert", "vlm", "random")
     ]
 

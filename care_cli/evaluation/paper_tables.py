@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from care_cli.evaluation.ablations import ABLATIONS, BEGINNINGS, MACAQUES, OWN, Cell
@@ -75,8 +75,10 @@ def _of_ablation(name: str, number: int) -> Callable[[str], list[Cell]]:
     """The cells of an ablation that a table of the CKPE paper prints."""
 
     def cells(size: str) -> list[Cell]:
-        every = ABLATIONS[name].cells(size)
-        return [one for one in every if one.paper is None or one.paper[1] == number]
+        ablation = ABLATIONS[name]
+        printed = ablation.sizes[0] if len(ablation.sizes) == 1 else size  # its figures stand beside any backbone's
+        every = [replace(one, size=size, begins=BEGINNINGS.get(size)) for one in ablation.cells(printed)]
+        return [one for one in every if one.paper and one.paper[1] == number]
 
     return cells
 

@@ -58,8 +58,8 @@ def counted(dataset: str, photos: Mapping[str, int]) -> tuple[dict[str, int], li
         return used, [*lines, f"counts as published: {here[0]} individuals in {here[1]} photos"]
     kind = "A PART" if here[0] <= wanted[0] and here[1] <= wanted[1] else "OTHER PHOTOS"
     lines.append(
-        f"{kind} OF THE DATA SET: this copy has {here[0]} individuals in {here[1]} photos, the papers count {wanted[0]} "
-        f"in {wanted[1]}; figures on it are not comparable"
+        f"{kind} OF THE DATA SET: this copy has {here[0]} individuals in {here[1]} photos, the papers count "
+        f"{wanted[0]} in {wanted[1]}; figures on it are not comparable"
     )
     return used, lines
 

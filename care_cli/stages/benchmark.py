@@ -1,4 +1,4 @@
-"""The papers' data sets, each in a catalog of its own: found, imported, counted, and divided as the papers divide them."""
+"""The papers' data sets, each in a catalog of its own: found, imported, counted, divided as the papers divide them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def find(data: Path, names: Iterable[str]) -> dict[str, Copy]:
     for root in _folders(data):
         name = layouts.recognise(root)
         if name in names:
-            copy = look(root, name)
+            try:
+                copy = look(root, name)
+            except CareError as error:
+                copy = Copy(name, root, 0, (str(error),))
             if name not in found or copy.photos > found[name].photos:
                 found[name] = copy
     return found

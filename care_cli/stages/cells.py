@@ -25,6 +25,7 @@ from care_cli.stages.train_settings import TrainRequest, pretrained, settings_of
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
+    from care_cli.training.config import TrainConfig
 
 COMMAND = "ablation"
 DIFFUSION = "diffusers"  # family of the extractors that add noise
@@ -57,7 +58,8 @@ class Planned:
 
     cell: Cell
     request: TrainRequest
-    model: ModelSpec | None = None  # that is examined as it is
+    settings: TrainConfig | None = None  # of its trainings, the seed apart; None: nothing is trained, or cannot be
+    weights: ModelSpec | None = None  # that trainings begin from, or that is examined as it is
     template: Template | None = None
     names: tuple[str, ...] = ()  # of the points that are seen
     extractor: ModelSpec | None = None
@@ -109,11 +111,11 @@ def _planned(catalog: Catalog, recipe: Recipe, cell: Cell, extractor: ModelSpec 
         recipe.request, method=cell.method, name=None, weights=weights, seeds=recipe.seeds, settings=settings,
         backbone=cell.backbone,
     )  # fmt: skip
-    missing = _lacks(catalog, request)
+    cfg, spec, missing = _training(catalog, request)
     if varied := sorted(set(cell.settings) & set(recipe.request.settings)):
         missing.append(f"{', '.join(varied)} as the table varies it: leave it out of --set")
     if cell.source is None:
-        return Planned(cell, request, missing=tuple(missing))
+        return Planned(cell, request, cfg, spec, missing=tuple(missing))
     template, reason = _template(catalog, recipe, cell.source)
     if reason:
         missing.append(reason)
@@ -125,26 +127,26 @@ def _planned(catalog: Catalog, recipe: Recipe, cell: Cell, extractor: ModelSpec 
     elif cell.timestep is not None and extractor.family != DIFFUSION:
         missing.append(f"an extractor that adds noise, a diffusion model: {extractor.name} is none (--extractor sd)")
     features = recipe.features if cell.timestep is None else replace(recipe.features, timestep=cell.timestep)
-    return Planned(cell, request, None, template, names, extractor, features, tuple(missing))
+    return Planned(cell, request, cfg, spec, template, names, extractor, features, tuple(missing))
 
 
-def _lacks(catalog: Catalog, request: TrainRequest) -> list[str]:
-    """What prevents a training: its method, a setting, its weights."""
+def _training(catalog: Catalog, request: TrainRequest) -> tuple[TrainConfig | None, ModelSpec | None, list[str]]:
+    """A training's settings, the weights that it begins from, and what prevents it: its method, a setting, weights."""
     from care_cli.training.methods import METHODS
 
     if request.method not in METHODS:
-        return [f"the method {request.method}; this CARE has {', '.join(METHODS)}"]
+        return None, None, [f"the method {request.method}; this CARE has {', '.join(METHODS)}"]
     if (request.weights or "").startswith(TIMM):
         name = request.weights.removeprefix(TIMM)
-        return [f"the weights of timm's {name}, as a file: --begin {request.backbone}=FILE"]
+        return None, None, [f"the weights of timm's {name}, as a file: --begin {request.backbone}=FILE"]
     try:
         spec = pretrained(catalog, request)
-        settings_of(request, spec)
+        cfg = settings_of(request, spec)
         if spec:
             registry.fetch(spec)
     except CareError as error:
-        return [str(error)]
-    return []
+        return None, None, [str(error)]
+    return cfg, spec, []
 
 
 def _as_it_is(catalog: Catalog, recipe: Recipe, cell: Cell, weights: str | None) -> Planned:
@@ -154,7 +156,7 @@ def _as_it_is(catalog: Catalog, recipe: Recipe, cell: Cell, weights: str | None)
         registry.fetch(spec)
     except CareError as error:
         return Planned(cell, recipe.request, missing=(str(error),))
-    return Planned(cell, recipe.request, spec)
+    return Planned(cell, recipe.request, weights=spec)
 
 
 def _template(catalog: Catalog, recipe: Recipe, source: str) -> tuple[Template | None, str]:
@@ -200,9 +202,8 @@ def _measured(catalog: Catalog, recipe: Recipe, one: Planned) -> dict[int, dict]
     known = done_before(catalog, recipe, one)
     if len(known) == len(one.seeds(recipe)):
         return known
-    if one.model:
-        kept = _examined(catalog, recipe, one, one.model.name, one.model, None)
-        return {AS_IT_IS: kept}
+    if one.cell.method is None:
+        return {AS_IT_IS: _examined(catalog, recipe, one, one.weights.name, one.weights, None)}
     request = one.request
     if one.template:
         request = replace(request, points_run=_carried(catalog, recipe, one), point_names=one.names)
@@ -259,7 +260,7 @@ def done_before(catalog: Catalog, recipe: Recipe, one: Planned) -> dict[int, dic
     if one.missing or catalog.split(recipe.request.split.name) is None:
         return found
     for seed in one.seeds(recipe):
-        run_id = catalog.find_run(COMMAND, _identity(catalog, recipe, one, None if one.model else seed))
+        run_id = catalog.find_run(COMMAND, _identity(catalog, recipe, one, seed if one.settings else None))
         if run_id is not None:
             found[seed] = json.loads(catalog.run(run_id, COMMAND)["executions"])[-1]["result"]
     return found
@@ -269,7 +270,6 @@ def _identity(catalog: Catalog, recipe: Recipe, one: Planned, seed: int | None) 
     """All that a cell's figures hang on, the table that it is asked for not: some have cells in common."""
     split = recipe.request.split.name
     parts = catalog.split_parts(split)
-    spec = one.model or pretrained(catalog, one.request)
     names = catalog.names_of_crops(parts)
     who = "".join(f"{crop} {part} {names.get(crop)}\n" for crop, part in parts.items())
     points = None
@@ -280,8 +280,8 @@ def _identity(catalog: Catalog, recipe: Recipe, one: Planned, seed: int | None) 
             "extractor": registry.model_sha256(one.extractor), "features": asdict(one.features),
         }  # fmt: skip
     return {
-        "train": None if one.model else asdict(replace(settings_of(one.request, spec), seed=seed)),
-        "weights": registry.model_sha256(spec) if spec else None,
+        "train": asdict(replace(one.settings, seed=seed)) if one.settings else None,
+        "weights": registry.model_sha256(one.weights) if one.weights else None,
         "species": recipe.request.species,
         "split": catalog.split(split)["sha256"],
         "animals": hashlib.sha256(who.encode()).hexdigest(),
@@ -302,7 +302,7 @@ def row(one: Planned, recipe: Recipe, done: Mapping[int, dict], failure: str | N
         **asdict(one.cell),
         "template": one.template.name if one.template else None,
         "points": list(one.names),
-        "begun_from": one.model.name if one.model else one.request.weights,
+        "begun_from": one.request.weights if one.cell.method else one.weights and one.weights.name,
         "seeds": sorted(done),
         "wanted": len(one.seeds(recipe)),
         "models": [result["model"] for result in results],

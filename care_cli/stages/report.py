@@ -17,6 +17,7 @@ from care_cli.pages import report_html as html
 from care_cli.pages.heat_sheet import heat_sheet
 from care_cli.stages import report_evidence as evidence
 from care_cli.stages import report_tables as tables
+from care_cli.stages import report_words
 from care_cli.stages.evaluation_data import crops_of
 from care_cli.stages.evaluation_tables import LEAKY, is_leaky
 
@@ -73,6 +74,7 @@ def write(catalog: Catalog, result: dict, folder: Path) -> list[Path]:
         html.Section("Curves", "How many answers to look at, and how alike animals are", _curves(seen, pictures)),
         *_calibration(catalog, seen, pictures),
         *_individuals(seen, result, pictures),
+        *report_words.section(catalog, seen.rows, pictures),
         html.Section("Mistakes", f"The worst answers of {seen.best.name}", _queries(catalog, seen, evidence.worst)),
         html.Section("Successes", f"The best answers of {seen.best.name}", _queries(catalog, seen, evidence.best)),
         *_looked(catalog, seen, result, pictures),

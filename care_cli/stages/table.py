@@ -202,6 +202,12 @@ def table_rows(found: Mapping[str, Any]) -> list[dict]:
     ]
 
 
+def columns(found: Mapping[str, Any]) -> list[str]:
+    """Of those lines, what a person looks at."""
+    measured = [f"{name}{end}" for name in found["shown"] for end in ("", "_half")]
+    return ["dataset", "size", "variant", "seeds", *measured, *(f"paper_{name}" for name in found["shown"])]
+
+
 def lacks(found: Mapping[str, Any]) -> list[str]:
     """What is missing, and where it is to be had; a reason that several data sets share is told once."""
     lines = [

@@ -45,10 +45,7 @@ def write(
     figure = ablation_figure.drawn(panels, found["shown"], found["about"]) if panels else b""
     title = f"{found['title']}, {_called(found)}: {found['about']}"
     report.written(folder, {report.PAGE: html.page(title, "", [], "")})  # the folder is a report's from now on
-    details = {
-        f"{group['dataset']}: the {group['animal']}s, model by model": _detailed(cfg, group, folder, notice)
-        for group in measured
-    }
+    details = {f"{group['dataset']}, model by model": _detailed(cfg, group, folder, notice) for group in measured}
     sections = [
         html.Section("Table", "The paper's figures and ours", _table(found)),
         *([html.Section("Figure", "The same drawn", _drawn(figure))] if figure else []),
@@ -79,7 +76,9 @@ def _table(found: Mapping[str, Any]) -> str:
     columns = {"data set": ""} | {
         (row["variant"] if one_size else name): f"{metrics}, per cent" for name, row in heads.items()
     }
-    words = f"{metrics}, per cent, ± half of a 95 % t-interval over {len(found['seeds'])} seeds; below, what is printed."
+    words = (
+        f"{metrics}, per cent, ± half of a 95 % t-interval over {len(found['seeds'])} seeds; below, what is printed."
+    )
     return html.table(columns, lines) + html.paragraph(words)
 
 
