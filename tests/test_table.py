@@ -21,7 +21,7 @@ from care_cli.evaluation.metrics import METRICS
 from care_cli.evaluation.published import published
 from care_cli.exchange import layouts
 from care_cli.records import Selection
-from care_cli.stages import benchmark, evaluate_reid, split_lists, table, table_report, train, trained
+from care_cli.stages import benchmark, cells, evaluate_reid, split_lists, table, table_report, train, trained
 from care_cli.stages.cells import Recipe
 from care_cli.stages.evaluation_data import crops_of
 from care_cli.stages.split_lists import Line
@@ -62,12 +62,12 @@ def data(tmp_path_factory) -> Path:
 def small():
     """Table 2 of the CARE paper as two cells of a method that is quick to train, and one that is not trained."""
 
-    def cells(size):
+    def columns(size):
         frozen = Cell(size, "frozen", None, begins="demo-embedder", paper=("clip-zero-shot", None, "CLIP, frozen"))
         return [frozen, *(Cell(size, f"margin {margin}", "vit", settings={"triplet_margin": margin},
                                paper=("care", 2, f"margin {margin}")) for margin in (0.1, 0.7))]  # fmt: skip
 
-    small = paper_tables.Table("the margin", ("LionData", "MPDD"), ("own",), cells, 2)
+    small = paper_tables.Table("the margin", ("LionData", "MPDD"), ("own",), columns, 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table, "TABLES", {**paper_tables.TABLES, ("care", "2"): small})
         yield
@@ -93,8 +93,8 @@ def test_every_table_has_its_cells_and_published_figures():
         ("care", "1"), ("care", "2"), ("care", "methods")}  # fmt: skip
     for (paper, number), one in paper_tables.TABLES.items():
         assert set(one.datasets) <= set(layouts.known())
-        cells = [cell for size in one.sizes for cell in one.cells(size)]
-        printed = [cell for cell in cells if cell.paper and cell.paper[0] == paper]
+        every = [cell for size in one.sizes for cell in one.cells(size)]
+        printed = [cell for cell in every if cell.paper and cell.paper[0] == paper]
         if number != "methods":
             columns = next(t["settings"] for t in published()["tables"] if (t["paper"], t.get("number")) == (
                 paper, int(number)))  # fmt: skip
@@ -211,6 +211,24 @@ def test_a_list_finds_its_photos_wherever_they_lie(tmp_path):
 
 
 # -- doing a table
+
+
+def test_a_row_has_its_figures_without_the_querys_own_event_too():
+    told = {
+        seed: {
+            "model": f"m-{seed}",
+            "queries": 9,
+            "metrics": {"top1": top, "mAP": None},
+            "variants": {"event": {"top1": top - 0.2, "mAP": 0.1}},
+        }
+        for seed, top in ((0, 0.5), (1, 0.7))
+    }
+    row = cells.row(cells.Planned(Cell("base", "x", "vit"), TrainRequest()), Recipe(seeds=(0, 1)), told)
+    half = 12.706 * (0.02**0.5) / 2**0.5  # t of one degree of freedom, the standard deviation, two seeds
+    assert row["metrics"]["top1"]["mean"] == pytest.approx(0.6) and "mAP" not in row["metrics"]
+    assert row["metrics"]["top1"]["half"] == pytest.approx(half, rel=1e-4)
+    line = cells.line(row, ("top1",))
+    assert (line["top1"], line["top1_apart"], line["paper_top1"]) == (60.0, 40.0, None)
 
 
 @pytest.fixture(scope="module")

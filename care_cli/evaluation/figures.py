@@ -105,7 +105,12 @@ def tsne(
                         axes.scatter(*prototypes[name], s=110, marker="x", lw=width, color=colour, zorder=3)
                 centre = own[np.linalg.norm(own - np.median(own, 0), axis=1).argmin()]
                 label = axes.annotate(
-                    _short(name), centre, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7.5
+                    _short(name),
+                    centre,
+                    xytext=(0, 9 if prototypes else 5),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=7.5,
                 )
                 label.set_path_effects([withStroke(linewidth=2.2, foreground="white")])
             axes.set_title(title, fontsize=10)

@@ -111,8 +111,8 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
     lines = [f"{found['about'][0].upper()}{found['about'][1:]}. Per cent, ± half of a 95 % t-interval over seeds."]
     if any(row["published"] is not None for row in found["rows"]):
         lines.append(
-            f"The paper's figures are of {found['published']['dataset']}, with pretrained weights and other animals in "
-            "its test: differences between cells may be compared, not the figures."
+            f"The paper's figures are of {found['published']['dataset']}, with pretrained weights and mostly other "
+            "animals in its test: differences between cells may be compared, not the figures."
         )
     if len(found["seeds"]) == 2:
         lines.append(TWO_SEEDS)

@@ -18,7 +18,7 @@ from care_cli.evaluation.intervals import t_interval
 from care_cli.features import FeatureConfig
 from care_cli.records import ModelSpec, Selection, Template
 from care_cli.stages import evaluate_reid, propagate, train, trained
-from care_cli.stages.evaluation_rows import described
+from care_cli.stages.evaluation_rows import EVENT, described
 from care_cli.stages.extractors import find as find_extractor
 from care_cli.stages.splits import divide
 from care_cli.stages.train_settings import TrainRequest, pretrained, settings_of
@@ -294,10 +294,10 @@ def _identity(catalog: Catalog, recipe: Recipe, one: Planned, seed: int | None) 
 
 
 def row(one: Planned, recipe: Recipe, done: Mapping[int, dict], failure: str | None = None) -> dict[str, Any]:
-    """A cell in plain values; `metrics` are means over seeds with their 95 % t-intervals, shares."""
+    """A cell in plain values; `metrics` are means over seeds with their 95 % t-intervals, shares, and so are those of
+    the protocol's other `variants`, by name."""
     results = list(done.values())
-    names = results[0]["metrics"] if results else {}
-    values = {name: [result["metrics"][name] for result in results] for name in names}
+    others = results[0]["variants"] if results else {}
     return {
         **asdict(one.cell),
         "template": one.template.name if one.template else None,
@@ -307,11 +307,18 @@ def row(one: Planned, recipe: Recipe, done: Mapping[int, dict], failure: str | N
         "wanted": len(one.seeds(recipe)),
         "models": [result["model"] for result in results],
         "queries": results[0]["queries"] if results else None,
-        "metrics": {name: t_interval(value) for name, value in values.items() if None not in value},
+        "metrics": _over_seeds([result["metrics"] for result in results]),
+        "variants": {name: _over_seeds([result["variants"][name] for result in results]) for name in others},
         "published": one.cell.published(recipe.dataset),
         "missing": list(one.missing),
         "failure": failure,
     }
+
+
+def _over_seeds(measured: Sequence[Mapping[str, float | None]]) -> dict[str, dict]:
+    """Figures of several models by metric: those that all of them have."""
+    values = {name: [one[name] for one in measured] for name in (measured[0] if measured else ())}
+    return {name: t_interval(some) for name, some in values.items() if None not in some}
 
 
 def lacks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -328,13 +335,15 @@ def lacks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def line(one: Mapping[str, Any], shown: Sequence[str]) -> dict[str, Any]:
-    """A row as a table prints it: per cent, `_half` half the width of the 95 % interval, `paper_` what is published."""
+    """A row as a table prints it: per cent, `_half` half the width of the 95 % interval, `_apart` without photos of the
+    query's own event, `paper_` what is published."""
     found: dict[str, Any] = {"size": one["size"], "variant": one["variant"], "method": one["method"]}
     found |= {"template": one["template"], "points": len(one["points"]) or None}
     found["seeds"] = f"{len(one['seeds'])} of {one['wanted']}"
     for name in shown:
         figure = one["metrics"].get(name, {})
         found[name], found[f"{name}_half"] = (_percent(figure.get(end), 2) for end in ("mean", "half"))
+        found[f"{name}_apart"] = _percent(one["variants"].get(EVENT, {}).get(name, {}).get("mean"), 2)
     for name in shown:
         found[f"paper_{name}"] = _percent((one["published"] or {}).get(name), 1)
     found["paper_table"] = one["paper"][1] if one["paper"] else None

@@ -17,6 +17,7 @@ from care_cli.exchange import layouts
 from care_cli.stages import ablation, benchmark, cells
 from care_cli.stages.benchmark import Copy
 from care_cli.stages.cells import Planned, Recipe
+from care_cli.stages.evaluation_rows import EVENT
 from care_cli.stages.evaluation_tables import TWO_SEEDS
 
 if TYPE_CHECKING:
@@ -204,7 +205,8 @@ def table_rows(found: Mapping[str, Any]) -> list[dict]:
 
 def columns(found: Mapping[str, Any]) -> list[str]:
     """Of those lines, what a person looks at."""
-    measured = [f"{name}{end}" for name in found["shown"] for end in ("", "_half")]
+    apart = ["_apart"] if any(row["variants"].get(EVENT) for one in found["datasets"] for row in one["rows"]) else []
+    measured = [f"{name}{end}" for name in found["shown"] for end in ("", "_half", *apart)]
     return ["dataset", "size", "variant", "seeds", *measured, *(f"paper_{name}" for name in found["shown"])]
 
 
@@ -232,6 +234,8 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
     for group in found["datasets"]:
         lines += [f"{group['dataset']}: {note}." for note in group["notes"]]
     rows = [row for group in found["datasets"] if group["folder"] for row in group["rows"]]
+    if any(row["variants"].get(EVENT) for row in rows):
+        lines.append("apart: without photos of the query's own visit or day, which are nearly the same photo.")
     if len(found["seeds"]) == 2:
         lines.append(TWO_SEEDS)
     scratch = dict.fromkeys(row["size"] for row in rows if not row["begun_from"] and row["method"])
