@@ -27,6 +27,7 @@ from care_cli.stages.evaluation_data import crops_of
 from care_cli.stages.split_lists import Line
 from care_cli.stages.table import TableConfig
 from care_cli.stages.train_settings import TrainRequest
+from care_cli.training import methods
 
 SETTINGS = {"input_size": 32, "options": {"img_size": 32}, "epochs": 0.5, "individuals": 3, "photos": 2,
             "accumulate": 1, "arc_scale": 16.0, "learning_rate": 0.01}  # fmt: skip
@@ -108,9 +109,11 @@ def test_every_table_has_its_cells_and_published_figures():
 
 
 def test_the_schedule_of_a_data_set_is_the_papers():
-    lion = paper_tables.schedules("LionData")["care"]
-    assert (lion["learning_rate"], lion["individuals"] * lion["photos"], lion["epochs"]) == (8e-6, 32, 60)
-    assert paper_tables.schedules("MacaqueFaces") == {}
+    assert paper_tables.schedules("LionData") == {"care": ("lion",)} and paper_tables.schedules("MacaqueFaces") == {}
+    cfg = methods.configure("care", presets=paper_tables.schedules("LionData")["care"])
+    assert (cfg.learning_rate, cfg.individuals * cfg.photos, cfg.epochs) == (8e-6, 32, 60)
+    known = methods.presets("care")
+    assert set(paper_tables.SCHEDULES) == set(paper_tables.CARE_SETS) and set(paper_tables.SCHEDULES.values()) <= known
 
 
 # -- lists and protocols

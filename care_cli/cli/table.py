@@ -15,7 +15,7 @@ Begin = Annotated[
         "--begin",
         "--weights",
         metavar="KEY=WEIGHTS",
-        help="To begin from, of a size or method; scratch: none.  [default: the paper's]",
+        help="To begin from, of a size or method; none: scratch.  [default: the paper's]",
     ),
 ]
 

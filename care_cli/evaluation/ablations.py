@@ -28,7 +28,6 @@ BEGINNINGS = {  # of a backbone as the papers have it -> the weights that it beg
     "huge": "vit-huge",
     OWN: "clip-vit-b-16",
 }
-SCRATCH = "scratch"  # said instead of weights to begin from
 
 
 @dataclass(frozen=True)

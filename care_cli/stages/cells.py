@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from care_cli import registry
 from care_cli.errors import CareError
-from care_cli.evaluation.ablations import SCRATCH, SOURCES, Cell
+from care_cli.evaluation.ablations import SOURCES, Cell
 from care_cli.evaluation.intervals import t_interval
 from care_cli.features import FeatureConfig
 from care_cli.records import ModelSpec, Selection, Template
@@ -21,7 +21,7 @@ from care_cli.stages import evaluate_reid, propagate, train, trained
 from care_cli.stages.evaluation_rows import EVENT, described
 from care_cli.stages.extractors import find as find_extractor
 from care_cli.stages.splits import divide
-from care_cli.stages.train_settings import TrainRequest, pretrained, settings_of
+from care_cli.stages.train_settings import NOTHING, TrainRequest, pretrained, settings_of
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -45,7 +45,7 @@ class Recipe:
     begin: Mapping[str, str] = field(default_factory=dict)  # weights to begin from, by method or size; see `_begins`
     as_paper: bool = False  # where `begin` says nothing, begin as the paper does; else from scratch
     request: TrainRequest = field(default_factory=TrainRequest)  # what all trainings have in common
-    usual: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # settings by method, below the request's own
+    presets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by method, below the request's own
     examine: evaluate_reid.EvaluateConfig = field(
         default_factory=lambda: evaluate_reid.EvaluateConfig(open_share=0)
     )  # how models are examined, on the split's test part
@@ -91,25 +91,24 @@ def _extractor(recipe: Recipe) -> tuple[ModelSpec | None, str]:
 
 
 def _begins(recipe: Recipe, cell: Cell) -> str | None:
-    """The weights that a cell's trainings begin from, None: from scratch; or those that are examined as they are.
+    """The weights that a cell's trainings begin from, or those that are examined as they are.
 
     Said for a method, else for a size; for what isn't trained by the cell's own name.
     """
     if cell.method is None:
         return recipe.begin.get(cell.variant) or cell.begins
     said = recipe.begin.get(cell.method) or recipe.begin.get(cell.size)
-    weights = said or (cell.begins if recipe.as_paper else None)
-    return None if weights == SCRATCH else weights
+    return said or (cell.begins if recipe.as_paper else None) or NOTHING
 
 
 def _planned(catalog: Catalog, recipe: Recipe, cell: Cell, extractor: ModelSpec | None, absent: str) -> Planned:
     weights = _begins(recipe, cell)
     if cell.method is None:
         return _as_it_is(catalog, recipe, cell, weights)
-    settings = {**recipe.usual.get(cell.method, {}), **recipe.request.settings, **cell.settings}
     request = replace(
-        recipe.request, method=cell.method, name=None, weights=weights, seeds=recipe.seeds, settings=settings,
-        backbone=cell.backbone,
+        recipe.request, method=cell.method, name=None, weights=weights, seeds=recipe.seeds, backbone=cell.backbone,
+        presets=(*recipe.presets.get(cell.method, ()), *recipe.request.presets),
+        settings={**recipe.request.settings, **cell.settings},
     )  # fmt: skip
     cfg, spec, missing = _training(catalog, request)
     if varied := sorted(set(cell.settings) & set(recipe.request.settings)):
@@ -302,7 +301,7 @@ def row(one: Planned, recipe: Recipe, done: Mapping[int, dict], failure: str | N
         **asdict(one.cell),
         "template": one.template.name if one.template else None,
         "points": list(one.names),
-        "begun_from": one.request.weights if one.cell.method else one.weights and one.weights.name,
+        "begun_from": _begun_from(one),
         "seeds": sorted(done),
         "wanted": len(one.seeds(recipe)),
         "models": [result["model"] for result in results],
@@ -313,6 +312,13 @@ def row(one: Planned, recipe: Recipe, done: Mapping[int, dict], failure: str | N
         "missing": list(one.missing),
         "failure": failure,
     }
+
+
+def _begun_from(one: Planned) -> str | None:
+    """What a cell's models began from, or what is examined as it is; None: from scratch."""
+    if one.cell.method is None:
+        return one.weights and one.weights.name
+    return None if one.request.weights == NOTHING else one.request.weights
 
 
 def _over_seeds(measured: Sequence[Mapping[str, float | None]]) -> dict[str, dict]:

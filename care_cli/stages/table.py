@@ -134,7 +134,7 @@ def _divided(recipe: Recipe, divided: benchmark.Divided) -> Recipe:
 
 def _recipe(todo: Work, name: str) -> Recipe:
     """How the cells of a data set are done: as the paper schedules them where the user does not say otherwise."""
-    return replace(todo.recipe, dataset=name, usual=schedules(name))
+    return replace(todo.recipe, dataset=name, presets=schedules(name))
 
 
 @contextmanager
