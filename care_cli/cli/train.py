@@ -7,16 +7,20 @@ from typing import Annotated
 
 import typer
 
-from care_cli.cli import output
+from care_cli.cli import output, train_detector
 from care_cli.errors import CareError
 
 
 def train(
     ctx: typer.Context,
-    method: Annotated[str, typer.Option(help="vit, kpe, ckpe or wildlife.")] = "ckpe",
+    method: Annotated[str, typer.Option(help="vit, kpe, ckpe or wildlife; detector.")] = "ckpe",
     name: Annotated[str | None, typer.Option(help="Of the model.  [default: METHOD-RUN]")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="tiny, small, base, large, huge, or timm's name.  [default: by device]")
+        str | None,
+        typer.Option(
+            help="tiny, small, base, large, huge, or timm's name; of a detector yolo11n to yolo11x.  "
+            "[default: by device; yolo11n]"
+        ),
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="To begin from: a model's name, or a file.  [default: from scratch]")
@@ -24,7 +28,11 @@ def train(
     species: Annotated[str | None, typer.Option(help="Only crops of this species.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the photos.", min=0)] = None,
     batch: Annotated[
-        str | None, typer.Option(metavar="PxK", help="Individuals and photos of each in a forward pass, such as 16x4.")
+        str | None,
+        typer.Option(
+            metavar="PxK",
+            help="Individuals and photos of each in a forward pass, such as 16x4; of a detector N photos.",
+        ),
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the network's input, px.", min=16)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="At its highest.", min=0)] = None,
@@ -47,6 +55,18 @@ def train(
     val: Annotated[float | None, typer.Option(help="Share that chooses the best model.  [default: 0.1]")] = None,
     split_seed: Annotated[int | None, typer.Option(help="Draws the split.  [default: 666]", min=0)] = None,
     show_split: Annotated[bool, typer.Option("--show-split", help="Divide the animals, show it, and stop.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Labelled photos that a detector learns from.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a better detector that end it.  [default: 15]", min=0)
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes that make a detector's photos ready for a CUDA card.", min=0)
+    ] = 8,
+    known_places: Annotated[
+        bool, typer.Option("--known-places", help="A detector may be examined at places that it learns from.")
+    ] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting of a training.")
     ] = None,
@@ -54,7 +74,18 @@ def train(
     precision: output.Precision = "auto",
     csv: output.Csv = False,
 ) -> None:
-    """Train a re-identification model from the named animals; killed, it goes on where it stopped."""
+    """Train a re-identification model from the named animals, or a detector; killed, it goes on where it stopped."""
+    given = {"epochs": epochs, "input_size": size, "learning_rate": learning_rate, "augmentation.flip": flip}
+    given = {key: value for key, value in given.items() if value is not None}
+    if precision != "auto":
+        given["precision"] = precision
+    if method == "detector":
+        refuse(ctx, method, "species", "split", "split_by", "split_file", "test", "val", "split_seed", "show_split")
+        asked = {"name": name, "backbone": backbone, "weights": weights, "folder": out, "known_places": known_places}
+        asked |= {"data": data, "workers": workers, "seeds": tuple(range(seed, seed + seeds))}
+        train_detector.train(ctx, asked, given, batch=batch, patience=patience, texts=settings or [], csv=csv)
+        return
+    refuse(ctx, method, "data", "patience", "workers", "known_places")
     from care_cli.records import Selection
     from care_cli.stages import splits, train_settings
     from care_cli.stages import train as stage
@@ -66,10 +97,6 @@ def train(
             division = splits.divide(catalog, asked, Selection(category="animal", species=species))
             show_parts(ctx, division.summary(), csv)
             return
-        given = {"epochs": epochs, "input_size": size, "learning_rate": learning_rate, "augmentation.flip": flip}
-        given = {key: value for key, value in given.items() if value is not None} | _batch(batch)
-        if precision != "auto":
-            given["precision"] = precision
         request = train_settings.TrainRequest(
             method=method,
             name=name,
@@ -80,13 +107,20 @@ def train(
             seeds=tuple(range(seed, seed + seeds)),
             folder=out,
             device=choose(ctx.obj.device),
-            settings=given | train_settings.overrides(settings or []),
+            settings=given | _batch(batch) | train_settings.overrides(settings or []),
         )
         done = stage.run(catalog, request)
     show(ctx, done, csv)
     if done["damaged"]:
         output.message(f"Crops whose pixels are damaged: {', '.join(map(str, done['damaged']))}. Run `care doctor`.")
         raise typer.Exit(1)
+
+
+def refuse(ctx: typer.Context, method: str, *names: str) -> None:
+    """CareError when an option was given that a method has no use for."""
+    for name in names:
+        if ctx.get_parameter_source(name).name != "DEFAULT":
+            raise CareError(f"--{name.replace('_', '-')} is not for --method {method}: leave it out.")
 
 
 def _batch(text: str | None) -> dict[str, int]:

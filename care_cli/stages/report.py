@@ -28,14 +28,14 @@ PANELS = 4  # models of a t-SNE
 MAPS = 2  # models of the Grad-CAM: the baseline and the best
 
 
-def check(catalog: Catalog, folder: Path) -> None:
+def check(catalog: Catalog | None, folder: Path) -> None:
     """CareError when no report can be written to `folder`; asked before long work begins, too.
 
     It is a new folder, an empty one, or one that holds an earlier report.
     """
     if not folder.absolute().parent.is_dir():
         raise CareError(f"There is no folder {folder.parent} for the report. Make it first, or name another place.")
-    refuse_scanned(folder / PAGE, catalog.scanned_folders())
+    refuse_scanned(folder / PAGE, catalog.scanned_folders() if catalog else ())
     try:
         if folder.exists() and any(folder.iterdir()) and not _is_ours(folder / PAGE):
             raise CareError(f"{folder} holds other files and no report of CARE. Name a new folder.")
@@ -75,12 +75,13 @@ def write(catalog: Catalog, result: dict, folder: Path) -> list[Path]:
     ]
     foot = f"Made by CARE {__version__}. People are blacked out in every stored crop."
     page = html.page("Telling animals apart", tables.data_words(result), sections, foot)
-    return _written(
+    return written(
         folder, {PAGE: page, RESULT: json.dumps(result, indent=1) + "\n", TABLE: tables.table_csv(result)} | pictures
     )
 
 
-def _written(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
+def written(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
+    """The files of a report, by name, in its folder. CareError when they cannot be written."""
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from care_cli.training.config import TrainConfig
 
 AUGMENTATION = "augmentation."  # before the names of its settings
-OWN = ("method", "backbone", "seed", "augmentation")  # settings with options of their own, and the table itself
+OWN = (
+    "method",
+    "backbone",
+    "architecture",
+    "seed",
+    "augmentation",
+)  # settings with options of their own, and the table itself
 
 
 @dataclass(frozen=True)
@@ -98,21 +104,26 @@ def pretrained(catalog: Catalog, request: TrainRequest) -> ModelSpec | None:
     return ModelSpec(name=path.name, task="embedder", family="timm", file=str(path.resolve()))
 
 
-def overrides(texts: Iterable[str]) -> dict[str, Any]:
-    """Settings from `NAME=VALUE` texts, values in JSON or plain words; CareError for a name or a kind that is not
-    TrainConfig's."""
-    from care_cli.training.config import TrainConfig
+def overrides(texts: Iterable[str], usual: Any = None) -> dict[str, Any]:
+    """Settings from `NAME=VALUE` texts, values in JSON or plain words; `usual` are the settings that they change.
 
-    usual = TrainConfig()
+    CareError for a name or a kind that is not theirs, of TrainConfig where none are given.
+    """
+    if usual is None:
+        from care_cli.training.config import TrainConfig
+
+        usual = TrainConfig()
+    nested = hasattr(usual, "augmentation")
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        table = usual.augmentation if name.startswith(AUGMENTATION) else usual
-        key = name.removeprefix(AUGMENTATION)
+        table = usual.augmentation if nested and name.startswith(AUGMENTATION) else usual
+        key = name.removeprefix(AUGMENTATION) if nested else name
         known = [one.name for one in fields(table) if one.name not in OWN]
         if not equals or key not in known:
             raise CareError(
-                f"A setting is NAME=VALUE, but got {text!r}; names are {', '.join(known)}, and augmentation.NAME."
+                f"A setting is NAME=VALUE, but got {text!r}; names are {', '.join(known)}"
+                f"{', and augmentation.NAME' if nested else ''}."
             )
         found[name] = _read(name, value, getattr(table, key))
     return found
