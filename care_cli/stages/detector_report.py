@@ -158,7 +158,8 @@ def _confusions(picture: bytes, result: Mapping[str, Any]) -> str:
     np.fill_diagonal(wrong, 0)
     places = [divmod(int(place), len(names)) for place in np.argsort(-wrong, axis=None, kind="stable")[:8]]
     worst = [
-        f"{matrix[row, column]:,} of {matrix[row].sum():,} {names[row]} shown as {names[column]}"
+        f"{names[row]}: {matrix[row, column]:,} of {matrix[row].sum():,} "
+        + ("not shown" if column == len(names) - 1 else f"shown as {names[column]}")
         for row, column in places
         if wrong[row, column] and row < len(names) - 1
     ]

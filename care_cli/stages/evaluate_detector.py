@@ -132,7 +132,7 @@ def examine(spec: ModelSpec, data: LabelledFolder, cfg: EvaluateConfig, notice: 
 def _honest(spec: ModelSpec, data: LabelledFolder, part: str, known_places: bool) -> list[str]:
     """What could flatter the figures. CareError when the model has learned from places that would be examined."""
     training = training_of(header_of(spec))
-    learned, remarks = set(training.get("locations") or ()), []
+    learned, remarks = places_of(training), []
     digests = training.get("data") if isinstance(training.get("data"), dict) else {}
     if known := sorted(data.locations(part) & learned):
         remarks.append(
@@ -145,9 +145,17 @@ def _honest(spec: ModelSpec, data: LabelledFolder, part: str, known_places: bool
         raise CareError(f"{remarks[0]} Name another part or folder, or say --known-places to examine it all the same.")
     if data.digest(part) == digests.get("val"):
         remarks.append("The best epoch was chosen on these very photos: the figures flatter it a little.")
-    if not (learned and data.located):
-        remarks.append("It is not known where all photos were taken, so not whether the model knows these places.")
+    if not data.located:
+        remarks.append("It is not known where these photos were taken, so not whether the model knows these places.")
+    elif not learned:
+        remarks.append(f"{spec.name} does not say where it has learned, so not whether it knows these places.")
     return remarks
+
+
+def places_of(training: dict[str, Any]) -> set[str]:
+    """Where the photos were taken that a model has learned from, by what its header says of the training."""
+    places = training.get("locations")
+    return {place for place in places if isinstance(place, str)} if isinstance(places, list) else set()
 
 
 def look(

@@ -17,7 +17,7 @@ from care_cli.outputs import lies_in, write_whole
 from care_cli.records import ModelSpec
 from care_cli.stages import train_settings, trained
 from care_cli.stages.detector_card import card
-from care_cli.stages.evaluate_detector import EvaluateConfig, Examination, examine
+from care_cli.stages.evaluate_detector import EvaluateConfig, Examination, examine, places_of
 from care_cli.stages.evaluation_data import header_of, training_of
 from care_cli.yolo import build_graph, load_model, save_detector
 
@@ -131,7 +131,7 @@ class Training:
         self.spec, self.start, self.folder = spec, start, folder
         check_learnable(data)
         before = training_of(header_of(spec)) if spec else {}
-        self.places = data.locations("train") | set(before.get("locations") or ())
+        self.places = data.locations("train") | places_of(before)
         self.without_examples = without_examples(data, "train")
         self.remarks = self._remarks()
         for remark in self.remarks:
