@@ -131,9 +131,7 @@ class Training:
         return self._train(cfg, self._name(seed, run_id), run_id)
 
     def _name(self, seed: int, run_id: int) -> str:
-        if self.request.name is None:
-            return f"{self.cfg.method}-{run_id}"
-        return self.request.name if len(self.request.seeds) == 1 else f"{self.request.name}-{seed}"
+        return trained.name_of(self.request.name, f"{self.cfg.method}-{run_id}", seed, self.request.seeds)
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

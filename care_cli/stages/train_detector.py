@@ -63,10 +63,9 @@ def run(catalog: Catalog, request: DetectorRequest) -> dict:
     start = load_model(registry.fetch(spec), header_of(spec) or None) if spec else None
     cfg = settings_of(request, spec, start)
     folder = trained.folder_of(catalog, request.folder)
-    if lies_in(folder, request.data):
-        raise CareError(f"{folder} lies in {request.data}, to which nothing is written. Name another with --out.")
-    mark = hashlib.sha256(str(request.data.resolve()).encode()).hexdigest()[:12]
-    data = read_folder(request.data, notes=trained.made(folder) / f"checked-{mark}.json")
+    photos = training_folder(request, folder)
+    mark = hashlib.sha256(str(photos.resolve()).encode()).hexdigest()[:12]
+    data = read_folder(photos, notes=trained.made(folder) / f"checked-{mark}.json")
     training = Training(catalog, request, data, cfg, spec, start, folder)
     return {
         "method": "detector",
@@ -80,6 +79,13 @@ def run(catalog: Catalog, request: DetectorRequest) -> dict:
         "left_out": list(data.faults),
         "models": [training.model(seed) for seed in request.seeds],
     }
+
+
+def training_folder(request: DetectorRequest, models: Path) -> Path:
+    """The labelled photos that are learned from. CareError when the models' folder lies among them."""
+    if lies_in(models, request.data):
+        raise CareError(f"{models} lies in {request.data}, to which nothing is written. Name another with --out.")
+    return request.data
 
 
 def overrides(texts: Iterable[str]) -> dict[str, Any]:
@@ -108,7 +114,7 @@ def _architecture(spec: ModelSpec | None, start: nn.Module | None) -> str:
     """That of the weights to begin from, as their header or Ultralytics' own note says it; else the smallest."""
     if spec is None:
         return ARCHITECTURE
-    noted = Path(str(getattr(start, "yaml", {}).get("yaml_file", ""))).stem
+    noted = Path(str(getattr(start, "yaml", {}).get("yaml_file", ""))).stem.removesuffix("-seg")
     return spec.architecture or noted or ARCHITECTURE
 
 
@@ -134,7 +140,7 @@ class Training:
         self.places = data.locations("train") | places_of(before)
         self.without_examples = without_examples(data, "train")
         self.remarks = self._remarks()
-        for remark in self.remarks:
+        for remark in (self._plan(), *self.remarks):
             catalog.notice(remark)
 
     def _remarks(self) -> list[str]:
@@ -164,9 +170,18 @@ class Training:
             remarks.append(f"Nothing to learn from for: {', '.join(self.without_examples)}.")
         if not data.photos("test"):
             remarks.append("There is no part test: the model is examined on val, by which its best epoch is chosen.")
-        if self.spec is None:
-            remarks.append("No weights to begin from (--weights): the model learns from scratch.")
         return remarks
+
+    def _plan(self) -> str:
+        """What is about to be done."""
+        train, val, test = self.data.summary()
+        begun = f"from the weights of {self.spec.name}" if self.spec else "from scratch (no --weights)"
+        places = f" at {train['locations']} places" if self.data.located else ""
+        return (
+            f"{self.cfg.architecture} at {self.cfg.input_size} px learns {len(self.data.names)} classes {begun}: "
+            f"{train['boxes']} boxes on {train['photos']} photos, {train['empty']} of them empty{places}; "
+            f"{val['photos']} photos choose the best of {self.cfg.epochs} epochs, {test['photos']} examine it."
+        )
 
     def model(self, seed: int) -> dict[str, Any]:
         """Train the model of a seed, or find that it is trained already."""
@@ -191,9 +206,7 @@ class Training:
         return self._train(cfg, self._name(seed, run_id), run_id)
 
     def _name(self, seed: int, run_id: int) -> str:
-        if self.request.name is None:
-            return f"detector-{run_id}"
-        return self.request.name if len(self.request.seeds) == 1 else f"{self.request.name}-{seed}"
+        return trained.name_of(self.request.name, f"detector-{run_id}", seed, self.request.seeds)
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

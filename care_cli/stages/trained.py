@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +76,13 @@ def made(folder: Path) -> Path:
     except OSError as error:
         raise CareError(f"{folder} cannot be made: {error.strerror}. Name another with --out.") from error
     return folder
+
+
+def name_of(asked: str | None, usual: str, seed: int, seeds: Sequence[int]) -> str:
+    """A model's name: the one that was asked for, with its seed where there are several, else the usual one."""
+    if asked is None:
+        return usual
+    return asked if len(seeds) == 1 else f"{asked}-{seed}"
 
 
 def standing(catalog: Catalog, run_id: int) -> dict | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from care_cli.errors import CareError
 from care_cli.training.augment import WILDLIFE, Augmentation
@@ -20,6 +22,15 @@ RANGES = {
     "momentum": ("at least 0 and below 1", lambda value: 0 <= value < 1),
     "ema": ("between 0 and 1", lambda value: 0 < value < 1),
 }  # of settings by name: in words, and as a test
+
+
+def check_ranges(settings: Any, ranges: Mapping[str, tuple[str, Callable[[float], bool]]]) -> None:
+    """CareError for a number out of its range; `ranges` are those of settings by name: in words, and as a test."""
+    for names, (kind, fits) in ranges.items():
+        for name in names.split():
+            value = getattr(settings, name)
+            if value is not None and not (math.isfinite(value) and fits(value)):
+                raise CareError(f"{name} is {kind}, got {value:g}.")
 
 
 @dataclass(frozen=True)
@@ -76,10 +87,6 @@ class TrainConfig:
     augmentation: Augmentation = WILDLIFE
 
     def __post_init__(self) -> None:
-        for names, (kind, fits) in RANGES.items():
-            for name in names.split():
-                value = getattr(self, name)
-                if value is not None and not (math.isfinite(value) and fits(value)):
-                    raise CareError(f"{name} is {kind}, got {value:g}.")
+        check_ranges(self, RANGES)
         if self.precision not in PRECISIONS:
             raise CareError(f"The precision is {', '.join(PRECISIONS)}, got {self.precision!r}.")

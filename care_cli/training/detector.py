@@ -7,7 +7,6 @@ from the seed, the epoch and the photo.
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from care_cli.errors import CareError
 from care_cli.training import precision
+from care_cli.training.config import check_ranges
 from care_cli.training.labelled_photos import LabelledFolder
 from care_cli.yolo import build_graph, prepare_ultralytics
 
@@ -80,11 +80,7 @@ class DetectorConfig:
     shown: float = 0.25  # confidence from which the model's boxes are shown
 
     def __post_init__(self) -> None:
-        for names, (kind, fits) in RANGES.items():
-            for name in names.split():
-                value = getattr(self, name)
-                if value is not None and not (math.isfinite(value) and fits(value)):
-                    raise CareError(f"{name} is {kind}, got {value:g}.")
+        check_ranges(self, RANGES)
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise CareError(f"The precision of a detector is auto, float32 or bfloat16, got {self.precision!r}.")
         if self.optimizer not in RATES:

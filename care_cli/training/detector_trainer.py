@@ -204,12 +204,18 @@ class Training(DetectionTrainer):
         )
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Network:
-        """The graph, with the weights to begin from; on the CPU laid out as its convolutions like it."""
+        """The graph, with the weights to begin from; on the CPU laid out as its convolutions like it.
+
+        Layers that grow with the number of classes begin anew where that differs: Ultralytics would widen them, and
+        the graph would no longer be the one of its name.
+        """
         model = Network(cfg, nc=self.data["nc"], ch=self.data["channels"], verbose=False)
         model.names = self.data["names"]
         model.bf16 = self.device.type == "cpu" and self.plan.numbers == "bfloat16"
         if self.plan.start is not None:
-            model.load(self.plan.start, verbose=False)
+            ours, theirs = model.state_dict(), self.plan.start.state_dict()
+            same = {name: theirs[name] for name in ours if name in theirs and theirs[name].shape == ours[name].shape}
+            model.load_state_dict(same, strict=False)
         return model.to(memory_format=torch.channels_last) if self.device.type == "cpu" else model
 
     def _build_train_pipeline(self) -> None:
