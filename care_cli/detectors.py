@@ -46,9 +46,12 @@ class Detector:
 
     `spec` has the classes and the shown threshold that were found for it; `settings` are those that
     change results; `workers` is how many calls it likes at a time, and `batch` how many photos in each.
+    Boxes come from confidence `least` upward.
     """
 
-    def __init__(self, spec: ModelSpec, engine: engines.Engine, about: dict[str, Any], image_size: int):
+    def __init__(
+        self, spec: ModelSpec, engine: engines.Engine, about: dict[str, Any], image_size: int, least: float = STORED
+    ):
         self.stride: int = about["stride"]
         self.names: dict[int, str] = {int(i): name for i, name in about["names"].items()}
         self.end2end: bool = about["end2end"]
@@ -56,7 +59,7 @@ class Detector:
         self.spec = spec
         self.settings = {
             "image_size": self.image_size,
-            "confidence": STORED,
+            "confidence": least,
             "suppression": SUPPRESSION,
             "most": MOST,
             "classes": spec.classes,
@@ -67,7 +70,7 @@ class Detector:
         engine.plan(self.image_size, self.image_size)
         self.engine, self.device, self.precision = engine.name, engine.device, engine.precision
         self.workers, self.batch = engine.workers, engine.batch
-        self._engine = engine
+        self._engine, self._least = engine, least
 
     def prepare(self, pixels: np.ndarray, scale: int = 1) -> Prepared:
         """Letterbox one photo `(h,w,3) uint8 RGB`: all that must happen before the network.
@@ -81,7 +84,7 @@ class Detector:
     def detect(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
         """Boxes of each photo `(H,W,3) uint8 RGB`, in its own pixels, most confident first.
 
-        From confidence 0.05, before any merging; classes that mean nothing here have no category.
+        Before any merging; classes that mean nothing here have no category.
         """
         return self.detect_prepared([self.prepare(image) for image in images])
 
@@ -94,7 +97,8 @@ class Detector:
         for members in shapes.values():
             answers = self._engine(np.stack([photos[i].pixels for i in members]))
             for i, rows in zip(members, answers, strict=True):
-                kept = rows[rows[:, 4] > STORED][:MOST] if self.end2end else suppress(rows[rows[:, 4] > STORED])
+                rows = rows[rows[:, 4] > self._least]
+                kept = rows[:MOST] if self.end2end else suppress(rows)
                 found[i] = [self._detection(row) for row in to_photo(kept, photos[i]).tolist()]
         return found
 
@@ -199,12 +203,14 @@ def load_detector(
     engine: str = "auto",
     precision: str = "auto",
     notice: engines.Notice | None = None,
+    least: float = STORED,
 ) -> Detector:
     """The detection model of `weights`: an Ultralytics `.pt` or a `.safetensors` of ours.
 
     `device` is torch's name; `image_size` in px, else the model's own, else 640; `engine` and `precision` as
-    `engines.choose` takes them; `notice` is told what takes long or is not as asked. Raises CareError for weights
-    that are no detector and for files that hold anything but Ultralytics' own classes.
+    `engines.choose` takes them; `notice` is told what takes long or is not as asked; `least` is the confidence from
+    which boxes are answered. Raises CareError for weights that are no detector and for files that hold anything but
+    Ultralytics' own classes.
     """
     weights = Path(weights)
     if not weights.is_file():
@@ -229,7 +235,8 @@ def load_detector(
     if spec.shown is None:
         known = next((s.shown for s in registry.entries().values() if s.classes == classes and s.shown), None)
         spec = replace(spec, shown=known or SHOWN)
-    return Detector(replace(spec, classes=classes), running, about, image_size or spec.input_size or IMAGE_SIZE)
+    size = image_size or spec.input_size or IMAGE_SIZE
+    return Detector(replace(spec, classes=classes), running, about, size, least)
 
 
 def _header(weights: Path) -> dict[str, Any]:

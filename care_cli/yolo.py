@@ -102,17 +102,7 @@ def load_network(weights: Path, header: dict[str, Any] | None) -> Network:
 
     Raises CareError for weights that are no detector and for files that hold anything but Ultralytics' own classes.
     """
-    if header is None:
-        prepare_ultralytics()
-        model = checkpoints.load_ultralytics(weights)
-    else:
-        model = _load_ours(weights, header)
-    task = getattr(model, "task", None) or _task(model)
-    if task not in ("detect", "segment"):
-        raise CareError(
-            f"{weights.name} is a model for '{task}', not a detector; expected detection or segmentation weights"
-        )
-    model = _running(model, weights)
+    model = _running(load_model(weights, header), weights)
     about = {
         "names": {str(int(i)): str(name) for i, name in dict(model.names).items()},
         "stride": max(int(model.stride.max()), 32),
@@ -124,6 +114,24 @@ def load_network(weights: Path, header: dict[str, Any] | None) -> Network:
         ((256, 320), (320, 192)),
         functools.partial(_agree, end2end=about["end2end"]),
     )
+
+
+def load_model(weights: Path, header: dict[str, Any] | None) -> torch.nn.Module:
+    """The network of a weights file as it was trained, float32 on the CPU; `header` as `load_network` takes it.
+
+    Raises CareError as that does.
+    """
+    if header is None:
+        prepare_ultralytics()
+        model = checkpoints.load_ultralytics(weights)
+    else:
+        model = _load_ours(weights, header)
+    task = getattr(model, "task", None) or _task(model)
+    if task not in ("detect", "segment"):
+        raise CareError(
+            f"{weights.name} is a model for '{task}', not a detector; expected detection or segmentation weights"
+        )
+    return model
 
 
 def _running(model: torch.nn.Module, weights: Path) -> torch.nn.Module:

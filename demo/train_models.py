@@ -94,11 +94,23 @@ def main() -> None:
 def make_detector(plan: Plan, work: Path, path: Path) -> Path:
     """Render photos, train YOLO11n on them, write it to `path`."""
     from care_cli.training.detector import DetectorConfig, train_detector
+    from care_cli.training.labelled_photos import read_folder
 
     render_photos(work, "train", TRAIN[: plan.places], TRAIN[1000:2000])
     render_photos(work, "val", TUNE[900 : 900 + max(2, plan.places // 8)], TUNE[500:600])
-    cfg = DetectorConfig(epochs=plan.epochs, close_mosaic=max(1, plan.epochs // 4))
-    trained = train_detector(work, list(CLASSES), cfg, report=_say_epoch)
+    cfg = DetectorConfig(
+        input_size=320,
+        epochs=plan.epochs,
+        patience=0,
+        nominal_batch=None,
+        optimizer="AdamW",
+        learning_rate=2e-3,
+        cosine=True,
+        warmup_epochs=2.0,
+        close_mosaic=max(1, plan.epochs // 4),
+        shown=SHOWN,
+    )
+    trained = train_detector(read_folder(work, names=list(CLASSES)), cfg, work / "training", report=_say_epoch)
     save_detector(trained.model, path, detector_header(plan, cfg, trained.metrics))
     print("detector:", trained.metrics)
     return path

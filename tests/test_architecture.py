@@ -24,7 +24,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "cli": (LEAVES | {"cli", "stages", "catalog", "registry", "pages", "exchange"}, set()),
     "stages": (
         FILES | {"stages", "exchange", "pages", "catalog", "detectors", "embedders", "encoders", "engines", "registry",
-                 "matching", "search", "training", "features", "keypoints", "evaluation", "explain"},
+                 "matching", "search", "training", "features", "keypoints", "evaluation", "explain", "yolo"},
         {"torch"},
     ),
     "pages": (LEAVES | {"pages", "catalog"}, set()),
@@ -46,9 +46,9 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "training": (
         FILES | {"training", "backbones", "clip", "keypoint_vit", "embedders", "encoders", "detectors", "yolo",
                  "registry", "evaluation", "preparation"},
-        {"torch", "torchvision", "timm", "ultralytics", "accelerate", "open_clip"},
+        {"torch", "torchvision", "timm", "ultralytics", "accelerate", "open_clip", "cv2"},
     ),
-    "evaluation": (LEAVES | {"evaluation"}, {"matplotlib", "sklearn"}),
+    "evaluation": (LEAVES | {"evaluation", "yolo"}, {"matplotlib", "sklearn", "ultralytics"}),
     "features": (
         FILES | {"features", "engines", "encoders", "registry"},
         {"torch", "torchvision", "timm", "diffusers", "transformers"},

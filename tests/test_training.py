@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import socket
 from collections import Counter
 from itertools import islice, pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
 
 from care_cli.errors import CareError
 from care_cli.training.sampling import pk_batches
@@ -174,51 +171,3 @@ def test_the_stem_sees_neither_colour_nor_brightness_nor_contrast() -> None:
         day, night = stem(grey + tint), stem(grey.expand(-1, 3, -1, -1) * 0.8 + 0.1)
         other = stem(grey.transpose(2, 3).expand(-1, 3, -1, -1))
     assert (day - night).norm() < 0.05 * (day - other).norm()
-
-
-def yolo_folder(folder: Path, train: int, val: int) -> None:
-    """Rectangles and discs on a noisy ground, with their labels, in Ultralytics' layout."""
-    rng = np.random.default_rng(0)
-    for part, count in (("train", train), ("val", val)):
-        for kind in ("images", "labels"):
-            (folder / kind / part).mkdir(parents=True)
-        for i in range(count):
-            photo = Image.fromarray(rng.integers(90, 120, (96, 128, 3), dtype=np.uint8))
-            w, h = (int(v) for v in rng.integers(24, 60, 2))
-            x, y, disc = int(rng.integers(0, 128 - w)), int(rng.integers(0, 96 - h)), int(rng.integers(2))
-            pen = ImageDraw.Draw(photo)
-            (pen.ellipse if disc else pen.rectangle)([x, y, x + w, y + h], fill=(230, 40, 40))
-            photo.save(folder / "images" / part / f"{i}.jpg")
-            line = f"{disc} {(x + w / 2) / 128} {(y + h / 2) / 96} {w / 128} {h / 96}\n"
-            (folder / "labels" / part / f"{i}.txt").write_text(line)
-
-
-def test_a_detector_trains_without_network(tmp_path, monkeypatch) -> None:
-    """One epoch with sockets and unsafe loads forbidden: the model has learned weights and our classes."""
-    import torch
-
-    from care_cli.training.detector import DetectorConfig, train_detector
-
-    def forbidden(*_args, **_kwargs):
-        raise AssertionError("training asked for the network or for a pickle")
-
-    for name in ("connect", "connect_ex", "sendto"):
-        monkeypatch.setattr(socket.socket, name, forbidden)
-    monkeypatch.setattr(socket, "getaddrinfo", forbidden)
-    monkeypatch.setattr(torch, "load", forbidden)
-    yolo_folder(tmp_path, train=8, val=2)
-    cfg = DetectorConfig(input_size=64, epochs=1, batch=4, close_mosaic=0)
-    done = []
-    result = train_detector(tmp_path, ["box", "disc"], cfg, report=lambda epoch, _: done.append(epoch))
-    assert done == [1]
-    assert result.model.names == {0: "box", 1: "disc"}
-    assert set(result.metrics) == {"precision", "recall", "mAP50", "mAP50_95"}
-    assert all(torch.isfinite(p).all() for p in result.model.parameters())
-    assert not list(tmp_path.rglob("*.pt"))
-
-
-def test_a_detector_without_photos_is_refused(tmp_path) -> None:
-    from care_cli.training.detector import DetectorConfig, train_detector
-
-    with pytest.raises(CareError, match="found none"):
-        train_detector(tmp_path, ["box"], DetectorConfig())

@@ -67,10 +67,12 @@ class RunsTable:
             self.finish_run(run_id)
 
     def trained_models(self) -> list[dict]:
-        """Models that were trained in this catalog, with their runs (id, settings, finished_at), newest first."""
+        """Models that were trained in this catalog, newest first, with their runs (id, settings, executions,
+        finished_at)."""
         return self.rows(
-            "SELECT models.*, runs.id AS run, settings, finished_at FROM runs JOIN models ON models.id = model_id "
-            "WHERE command = 'train' AND finished_at IS NOT NULL ORDER BY finished_at DESC, runs.id DESC"
+            "SELECT models.*, runs.id AS run, settings, executions, finished_at FROM runs "
+            "JOIN models ON models.id = model_id WHERE command = 'train' AND finished_at IS NOT NULL "
+            "ORDER BY finished_at DESC, runs.id DESC"
         )
 
     def run(self, run_id: int, command: str) -> dict:

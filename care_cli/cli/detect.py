@@ -6,12 +6,15 @@ import os
 import re
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from care_cli.cli import output
 from care_cli.errors import CareError
+
+if TYPE_CHECKING:
+    from care_cli.records import ModelSpec
 
 CENTURY = 3_155_760_000  # seconds
 
@@ -103,7 +106,7 @@ def detect(
         burst_gap_s=gap(burst_gap),
         event_gap_s=gap(event_gap),
     )
-    chosen = registry.find(model, task="detector") if model else registry.default(f"detect:{device[:4]}")
+    chosen = find(ctx, model) if model else registry.default(f"detect:{device[:4]}")
     require_photos(cfg.paths)  # what is wrong is said before a catalog is begun
     if dry_run:
         with output.open_catalog(ctx) if ctx.obj.catalog.exists() else nullcontext() as catalog:
@@ -125,6 +128,14 @@ def detect(
             output.notice(ctx)(f"Gallery: {', '.join(str(page) for page in written)}")
     if found["unreadable"]:
         raise typer.Exit(1)
+
+
+def find(ctx: typer.Context, model: str) -> ModelSpec:
+    """The detector of a name: one trained in the catalog, where there is one, or the registry's; or of a file."""
+    from care_cli.stages import trained
+
+    with output.open_catalog(ctx) if ctx.obj.catalog.exists() else nullcontext() as catalog:
+        return trained.find(catalog, model, task="detector")
 
 
 def show(ctx: typer.Context, found: dict) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from care_cli.cli import output
+from care_cli.errors import CareError
 
 app = typer.Typer(help="List, show, pull, verify and add models.", no_args_is_help=True, rich_markup_mode=None)
 Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Names from `care models list`.")]
@@ -21,11 +23,12 @@ def list_models(
     task: Annotated[str | None, typer.Option(help="detector, embedder or diffusion.")] = None,
     csv: output.Csv = False,
 ) -> None:
-    """The models known by name, and which of them are on this machine."""
+    """The models known by name or trained in the catalog, and which of them are on this machine."""
     from care_cli.stages import models
 
     columns = ["name", "task", "here", "licence", "default_for"]
-    rows = models.listing(task)
+    with catalog_of(ctx) as catalog:
+        rows = models.listing(task, catalog)
     if not (ctx.obj.json or csv):
         rows = [row | {"here": "yes" if row["here"] else ""} for row in rows]
     output.table(ctx, rows, columns, csv=csv)
@@ -39,7 +42,8 @@ def show(
     """What one model is for, its licence, and how it is used."""
     from care_cli.stages import models
 
-    model = models.show(name)
+    with catalog_of(ctx) as catalog:
+        model = models.show(name, catalog)
     if ctx.obj.json:
         output.emit(model)
         return
@@ -50,6 +54,15 @@ def show(
         print(line)
     if card:
         print(f"\n{card.rstrip()}")
+
+
+def catalog_of(ctx: typer.Context):
+    """The catalog, as a context manager; None where there is none, or none that can be opened."""
+    try:
+        return output.open_catalog(ctx) if ctx.obj.catalog.exists() else nullcontext()
+    except CareError as error:
+        output.notice(ctx)(f"Models that were trained in the catalog are not shown: {error}")
+        return nullcontext()
 
 
 def _in_words(classes: dict[str, dict]) -> list[str]:

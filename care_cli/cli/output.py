@@ -93,23 +93,24 @@ def table(
 
 def text_table(rows: Sequence[dict], columns: Sequence[str]) -> list[str]:
     """Lines of a table with a heading; numbers to the right, nothing shown as '-'."""
-    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    cells = [[text(row.get(column)) for column in columns] for row in rows]
     widths = [max([len(column), *(len(line[i]) for line in cells)]) for i, column in enumerate(columns)]
     numeric = [all(isinstance(row.get(column), int | float | None) for row in rows) for column in columns]
     lines = [[column.replace("_", " ") for column in columns], ["─" * width for width in widths], *cells]
     return [
         "  ".join(
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(line, widths, numeric, strict=True)
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
         ).rstrip()
         for line in lines
     ]
 
 
-def _cell(value: object) -> str:
+def text(value: object) -> str:
+    """A value as a table shows it."""
     if value is None or value == "":
         return "-"
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
-    text = str(value)
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    said = str(value)
+    return said if said.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in said)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from care_cli.cli import output
+from care_cli.cli import output, train_detector
 from care_cli.errors import CareError
 
 SMALLEST = 16  # px, side of a network's input
@@ -15,7 +15,9 @@ SMALLEST = 16  # px, side of a network's input
 
 def train(
     ctx: typer.Context,
-    method: Annotated[str, typer.Option(help="vit, kpe, ckpe, wildlife, care, clip-reid or clip-ft.")] = "ckpe",
+    method: Annotated[
+        str, typer.Option(help="vit, kpe, ckpe, wildlife, care, clip-reid or clip-ft; detector.")
+    ] = "ckpe",
     preset: Annotated[
         list[str] | None, typer.Option(help="A bundle of the method's settings, such as square-224 of care.")
     ] = None,
@@ -23,7 +25,8 @@ def train(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="tiny, small, base, large, huge, or a name of timm's or open_clip's.  [default: by method and device]"
+            help="tiny, small, base, large, huge, or a name of timm's or open_clip's; of a detector yolo11n to "
+            "yolo11x.  [default: by method and device]"
         ),
     ] = None,
     weights: Annotated[
@@ -32,7 +35,11 @@ def train(
     species: Annotated[str | None, typer.Option(help="Only crops of this species.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the photos.", min=0)] = None,
     batch: Annotated[
-        str | None, typer.Option(metavar="PxK", help="Individuals and photos of each in a forward pass, such as 16x4.")
+        str | None,
+        typer.Option(
+            metavar="PxK",
+            help="Individuals and photos of each in a forward pass, such as 16x4; of a detector N photos.",
+        ),
     ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="S|HxW", help="Side of the network's input, or its height and width, px.")
@@ -57,6 +64,18 @@ def train(
     val: Annotated[float | None, typer.Option(help="Share that chooses the best model.  [default: 0.1]")] = None,
     split_seed: Annotated[int | None, typer.Option(help="Draws the split.  [default: 666]", min=0)] = None,
     show_split: Annotated[bool, typer.Option("--show-split", help="Divide the animals, show it, and stop.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Labelled photos that a detector learns from.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a better detector that end it.  [default: 15]", min=0)
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes that make a detector's photos ready for a CUDA card.", min=0)
+    ] = 8,
+    known_places: Annotated[
+        bool, typer.Option("--known-places", help="A detector may be examined at places that it learns from.")
+    ] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting of a training.")
     ] = None,
@@ -64,7 +83,30 @@ def train(
     precision: output.Precision = "auto",
     csv: output.Csv = False,
 ) -> None:
-    """Train a re-identification model from the named animals; killed, it goes on where it stopped."""
+    """Train a re-identification model from the named animals, or a detector; killed, it goes on where it stopped."""
+    given = {"epochs": epochs, "input_size": _size(size), "learning_rate": learning_rate, "augmentation.flip": flip}
+    given = {key: value for key, value in given.items() if value is not None}
+    if precision != "auto":
+        given["precision"] = precision
+    if method == "detector":
+        refuse(
+            ctx,
+            method,
+            "preset",
+            "species",
+            "split",
+            "split_by",
+            "split_file",
+            "test",
+            "val",
+            "split_seed",
+            "show_split",
+        )
+        asked = {"name": name, "backbone": backbone, "weights": weights, "folder": out, "known_places": known_places}
+        asked |= {"data": data, "workers": workers, "seeds": tuple(range(seed, seed + seeds))}
+        train_detector.train(ctx, asked, given, batch=batch, patience=patience, texts=settings or [], csv=csv)
+        return
+    refuse(ctx, method, "data", "patience", "workers", "known_places")
     from care_cli.records import Selection
     from care_cli.stages import splits, train_settings
     from care_cli.stages import train as stage
@@ -76,10 +118,6 @@ def train(
             division = splits.divide(catalog, asked, Selection(category="animal", species=species))
             show_parts(ctx, division.summary(), csv)
             return
-        given = {"epochs": epochs, "input_size": _size(size), "learning_rate": learning_rate, "augmentation.flip": flip}
-        given = {key: value for key, value in given.items() if value is not None} | _batch(batch)
-        if precision != "auto":
-            given["precision"] = precision
         request = train_settings.TrainRequest(
             method=method,
             presets=tuple(preset or ()),
@@ -91,7 +129,7 @@ def train(
             seeds=tuple(range(seed, seed + seeds)),
             folder=out,
             device=choose(ctx.obj.device),
-            settings=given | train_settings.overrides(settings or []),
+            settings=given | _batch(batch) | train_settings.overrides(settings or []),
         )
         done = stage.run(catalog, request)
     show(ctx, done, csv)
@@ -108,6 +146,13 @@ def _size(text: str | None) -> int | tuple[int, int] | None:
             f"--size is a side or HEIGHTxWIDTH of at least {SMALLEST} px, such as 224 or 256x128, got {text!r}."
         )
     return (int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))) if sides else None
+
+
+def refuse(ctx: typer.Context, method: str, *names: str) -> None:
+    """CareError when an option was given that a method has no use for."""
+    for name in names:
+        if ctx.get_parameter_source(name).name != "DEFAULT":
+            raise CareError(f"--{name.replace('_', '-')} is not for --method {method}: leave it out.")
 
 
 def _batch(text: str | None) -> dict[str, int]:

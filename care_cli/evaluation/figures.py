@@ -1,4 +1,4 @@
-"""Pictures of how a model sees animals: t-SNE of individuals, CMC curves, similarities, reliability. PNG bytes."""
+"""Pictures of how models see animals: t-SNE, CMC curves, similarities, reliability, confusions. PNG bytes."""
 
 from __future__ import annotations
 
@@ -185,6 +185,28 @@ def reliability(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
         axes.legend(fontsize=8, loc="upper left")
 
     return _drawn(draw, size=(4.8, 4.4))
+
+
+def confusion(matrix: np.ndarray, names: Sequence[str]) -> bytes:
+    """Boxes `(C,C) int64` by true (rows) and shown class (columns); the shade is the share of the row."""
+
+    def draw(subplots: Sequence[Axes]) -> None:
+        [axes] = subplots
+        shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                colour = "white" if shares[row, column] > 0.55 else "black"
+                axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=8)
+        labels = [_short(name) for name in names]
+        axes.set_xticks(range(len(names)), labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+        axes.set_yticks(range(len(names)), labels, fontsize=8)
+        axes.set(xlabel="shown as", ylabel="truly")
+        axes.axhline(len(names) - 1.5, color="0.6", lw=0.8)
+        axes.axvline(len(names) - 1.5, color="0.6", lw=0.8)
+
+    side = 2.4 + 0.36 * len(names)
+    return _drawn(draw, size=(side, side))
 
 
 def _drawn(draw: Callable[[Sequence[Axes]], None], *, columns: int = 1, size: tuple[float, float]) -> bytes:

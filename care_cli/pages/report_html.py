@@ -49,6 +49,8 @@ border-radius:6px;border:4px solid var(--line)}
 .crop b{display:block;margin-top:4px}.crop.right b{color:var(--right)}.crop.wrong b{color:var(--wrong)}
 .crop small{display:block}
 .crops .gap{align-self:center;color:var(--faint);font-size:20px}
+.shots{display:grid;gap:14px;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));align-items:start}
+.shots figure{margin:0}.shots img{width:100%;border-radius:6px}.shots figcaption b{display:block;color:var(--ink)}
 details{margin:0 0 8px}summary{cursor:pointer;color:var(--faint)}
 footer{padding-top:4px;padding-bottom:28px;font-size:13px}
 @media print{section{break-inside:avoid}nav{display:none}}
@@ -163,6 +165,17 @@ def figure(picture: bytes, alt: str, caption: str, narrow: bool = False) -> str:
     kind = ' class="narrow"' if narrow else ""
     image = f'<img src="{_data(picture)}" alt="{text(alt)}">'
     return f"<figure{kind}>{image}<figcaption>{text(caption)}</figcaption></figure>\n"
+
+
+def shot(picture: bytes, heading: str, caption: str) -> str:
+    """A photo among others, with what it is about."""
+    image = f'<img src="{_data(picture)}" alt="{text(heading)}" loading="lazy" decoding="async">'
+    return f"<figure>{image}<figcaption><b>{text(heading)}</b>{text(caption)}</figcaption></figure>\n"
+
+
+def shots(made: Sequence[str]) -> str:
+    """Photos made by `shot`, beside each other."""
+    return f'<div class="shots">{"".join(made)}</div>\n'
 
 
 def query(shown: ShownQuery) -> str:

@@ -23,7 +23,7 @@ from care_cli.stages.crops import black_out, hide
 from care_cli.stages.photos import Job, Tally, count, crops_of, look_up, pages
 from care_cli.stages.pipeline import batches
 from care_cli.stages.places import place_of
-from care_cli.thresholds import ONE_BEING, PERSON
+from care_cli.thresholds import ONE_BEING, PERSON, STORED
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -57,8 +57,11 @@ def load(
     engine: str = "auto",
     precision: str = "auto",
     notice: Callable[[str], None] | None = None,
+    least: float = STORED,
 ) -> Detector:
     """The detector ready for use, its `spec` with the digest that identifies it in runs; None: the default.
+
+    It answers with boxes from confidence `least`; runs are made with the usual one.
 
     Raises CareError when the weights are absent, damaged, or no detector.
     """
@@ -67,7 +70,7 @@ def load(
     spec = model or registry.default(f"detect:{device[:4]}")
     weights = registry.fetch(spec)
     detector = load_detector(
-        spec, weights, device, image_size=image_size, engine=engine, precision=precision, notice=notice
+        spec, weights, device, image_size=image_size, engine=engine, precision=precision, notice=notice, least=least
     )
     detector.spec = replace(detector.spec, sha256=registry.model_sha256(spec))
     return detector

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from care_cli import registry
 from care_cli.errors import CareError
 from care_cli.records import ModelSpec
+from care_cli.stages import trained
 from care_cli.stages.devices import choose
 from care_cli.weights import Progress
+
+if TYPE_CHECKING:
+    from care_cli.catalog import Catalog
 
 ROLES = ("detect:cpu", "detect:cuda", "index", "propagate:cpu")
 CARD_ROLES = ("propagate:cuda",)  # gigabytes that only a machine with a CUDA card makes use of
 
 
-def listing(task: str | None = None) -> list[dict[str, Any]]:
-    """One row for each model known by name, optionally of one task."""
+def listing(task: str | None = None, catalog: Catalog | None = None) -> list[dict[str, Any]]:
+    """One row for each model known by name or trained in the catalog, optionally of one task."""
     if task is not None and task not in registry.TASKS:
         raise CareError(f"there is no task {task!r}; known are {', '.join(registry.TASKS)}")
-    return [_row(spec) for spec in registry.entries().values() if task in (None, spec.task)]
+    known = [*registry.entries().values(), *trained.all_of(catalog)]
+    return [_row(spec) for spec in known if task in (None, spec.task)]
 
 
-def show(name: str) -> dict[str, Any]:
+def show(name: str, catalog: Catalog | None = None) -> dict[str, Any]:
     """Everything known about one model, its card included."""
-    spec = registry.find(name)
-    card = registry.models_folder() / "cards" / f"{spec.name}.md"
+    spec = next((spec for spec in trained.all_of(catalog) if spec.name == name), None) or registry.find(name)
+    card = registry.location(spec).with_suffix(".md")
+    if not (spec.file and card.is_file()):
+        card = registry.models_folder() / "cards" / f"{spec.name}.md"
     return _row(spec) | {
         "family": spec.family,
         "architecture": spec.architecture,

@@ -29,9 +29,9 @@ PANELS = 4  # models of a t-SNE
 MAPS = 2  # models of the Grad-CAM: the baseline and the best
 
 
-def check(catalog: Catalog, folder: Path) -> None:
+def check(catalog: Catalog | None, folder: Path) -> None:
     """As `check_folder`, of a catalog's report; asked before long work begins, too."""
-    check_folder(folder, catalog.scanned_folders())
+    check_folder(folder, catalog.scanned_folders() if catalog else ())
 
 
 def check_folder(folder: Path, scanned: Iterable[str]) -> None:
@@ -88,7 +88,7 @@ def write(catalog: Catalog, result: dict, folder: Path) -> list[Path]:
 
 
 def written(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
-    """Files of a report, by name, in its folder; it is made where it is not there."""
+    """The files of a report, by name, in its folder. CareError when they cannot be written."""
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:

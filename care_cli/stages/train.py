@@ -17,13 +17,12 @@ from care_cli import registry
 from care_cli.checkpoints import load_state, read_header
 from care_cli.errors import CareError
 from care_cli.headers import check_name
-from care_cli.outputs import refuse_scanned
 from care_cli.records import ModelSpec, Selection
+from care_cli.stages import trained
 from care_cli.stages.evaluation_data import header_of, training_of
 from care_cli.stages.splits import Division, divide
 from care_cli.stages.train_settings import TrainRequest, pretrained, settings_of
 from care_cli.stages.training_data import Material, gather, labelled, scheme_of
-from care_cli.weights import file_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -90,8 +89,7 @@ class Training:
                 f"Telling animals apart is learned from at least two, but the training part has "
                 f"{len(self.train.individuals)}. Name more animals: `care individuals name`."
             )
-        self.folder = request.folder or catalog.path.parent / f"{catalog.path.stem}.models"
-        refuse_scanned(self.folder, catalog.scanned_folders())
+        self.folder = trained.folder_of(catalog, request.folder)
         self.damaged: list[int] = []
 
     def _learned_before(self) -> set[str]:
@@ -123,55 +121,32 @@ class Training:
             "weights": registry.model_sha256(self.spec) if self.spec else None,
         }
         standing = self.catalog.find_run("train", settings)
-        if standing and (found := self._finished(standing, seed)):
-            return found
+        if standing and (row := trained.standing(self.catalog, standing)):
+            metrics = read_header(Path(row["file"])).get("metrics", {})
+            return {"name": row["name"], "file": row["file"], "run": standing, "seed": seed, "new": False,
+                    "metrics": metrics}  # fmt: skip
         if self.request.name is not None:
-            self._check_free(self._name(seed, 0), standing)
+            name = self._name(seed, 0)
+            trained.check_free(self.catalog, name, self._file(name), standing)
         noted = {"device": self.request.device, "folder": str(self.folder)}
         run_id = self.catalog.begin_run("train", settings, **noted)
         return self._train(cfg, self._name(seed, run_id), run_id)
 
-    def _finished(self, run_id: int, seed: int) -> dict[str, Any] | None:
-        """What a run has made, where its file is still here."""
-        for row in self.catalog.trained_models():
-            path = Path(row["file"])
-            if row["run"] == run_id and path.is_file() and file_sha256(path) == row["sha256"]:
-                metrics = read_header(Path(row["file"])).get("metrics", {})
-                return {"name": row["name"], "file": row["file"], "run": run_id, "seed": seed, "new": False,
-                        "metrics": metrics}  # fmt: skip
-        return None
-
     def _name(self, seed: int, run_id: int) -> str:
-        if self.request.name is None:
-            return f"{self.cfg.method}-{run_id}"
-        return self.request.name if len(self.request.seeds) == 1 else f"{self.request.name}-{seed}"
+        return trained.name_of(self.request.name, f"{self.cfg.method}-{run_id}", seed, self.request.seeds)
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
-
-    def _check_free(self, name: str, run_id: int | None) -> None:
-        """CareError when a name is another model's than that of the run that stands."""
-        others = [row["name"] for row in self.catalog.trained_models() if row["run"] != run_id]
-        path, taken = self._file(name), name in registry.entries() or name in others
-        if path.exists() and not taken:
-            own = self.catalog.run(run_id, "train")["identity"] if run_id else None
-            taken = (read_header(path).get("training") or {}).get("run") != own
-        if taken:
-            raise CareError(f"There is a model {name!r} already, of another training. Name this one with --name.")
 
     def _train(self, cfg: TrainConfig, name: str, run_id: int) -> dict[str, Any]:
         from care_cli.encoders import save_embedder
         from care_cli.training import methods
 
         began, path = time.monotonic(), self._file(name)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CareError(f"{self.folder} cannot be made: {error.strerror}. Name another with --out.") from error
         done = methods.train(
             self.crops,
             cfg,
-            self.folder / name,
+            trained.made(self.folder) / name,
             validate=self.validate,
             validation=self.val.digest(),
             start=self.start,

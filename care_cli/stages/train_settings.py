@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from care_cli.training.config import TrainConfig
 
 TABLES = ("augmentation", "text")  # settings that are tables: 'augmentation.flip'
-OWN = ("method", "backbone", "seed", *TABLES)  # settings with options of their own, and the tables themselves
+OWN = ("method", "backbone", "architecture", "seed", *TABLES)  # settings with options of their own, and the tables
 NOTHING = "none"  # what weights are called that do not exist
 
 
@@ -115,21 +115,25 @@ def pretrained(catalog: Catalog, request: TrainRequest) -> ModelSpec | None:
     return ModelSpec(name=path.name, task="embedder", family="timm", file=str(path.resolve()))
 
 
-def overrides(texts: Iterable[str]) -> dict[str, Any]:
-    """Settings from `NAME=VALUE` texts, values in JSON or plain words; CareError for a name or a kind that is not
-    TrainConfig's."""
-    from care_cli.training.config import TrainConfig
+def overrides(texts: Iterable[str], usual: Any = None) -> dict[str, Any]:
+    """Settings from `NAME=VALUE` texts, values in JSON or plain words; `usual` are the settings that they change.
 
-    usual = TrainConfig()
+    CareError for a name or a kind that is not theirs, of TrainConfig where none are given.
+    """
+    if usual is None:
+        from care_cli.training.config import TrainConfig
+
+        usual = TrainConfig()
+    tables = [name for name in TABLES if hasattr(usual, name)]
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         of, _, key = name.rpartition(".")
-        table = getattr(usual, of) if of in TABLES else usual
+        table = getattr(usual, of) if of in tables else usual
         known = [one.name for one in fields(table) if one.name not in OWN]
-        if not equals or of not in ("", *TABLES) or key not in known:
-            beside = ", ".join(f"{one}.NAME" for one in TABLES)
-            raise CareError(f"A setting is NAME=VALUE, but got {text!r}; names are {', '.join(known)}, and {beside}.")
+        if not equals or of not in ("", *tables) or key not in known:
+            beside = "".join(f", {one}.NAME" for one in tables)
+            raise CareError(f"A setting is NAME=VALUE, but got {text!r}; names are {', '.join(known)}{beside}.")
         found[name] = _read(name, value, getattr(table, key))
     return found
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from care_cli.errors import CareError
 from care_cli.geometry import InputSize, sides
@@ -54,6 +56,15 @@ class TextConfig:
                 "text.tokens and text.reduction are at least 1, text.batch at least 2 (a photo alone has nothing to be "
                 "told from), text.epochs and text.learning_rate above 0."
             )
+
+
+def check_ranges(settings: Any, ranges: Mapping[str, tuple[str, Callable[[float], bool]]]) -> None:
+    """CareError for a number out of its range; `ranges` are those of settings by name: in words, and as a test."""
+    for names, (kind, fits) in ranges.items():
+        for name in names.split():
+            value = getattr(settings, name)
+            if value is not None and not (math.isfinite(value) and fits(value)):
+                raise CareError(f"{name} is {kind}, got {value:g}.")
 
 
 @dataclass(frozen=True)
@@ -121,11 +132,7 @@ class TrainConfig:
     augmentation: Augmentation = WILDLIFE
 
     def __post_init__(self) -> None:
-        for names, (kind, fits) in RANGES.items():
-            for name in names.split():
-                value = getattr(self, name)
-                if value is not None and not (math.isfinite(value) and fits(value)):
-                    raise CareError(f"{name} is {kind}, got {value:g}.")
+        check_ranges(self, RANGES)
         if min(sides(self.input_size)) < 1:
             raise CareError(f"input_size is at least 1 px, got {self.input_size}.")
         if self.precision not in PRECISIONS:

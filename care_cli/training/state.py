@@ -134,12 +134,18 @@ def restore(
 ) -> None:
     """Put back what was collected, laid out in memory as the network likes it."""
     learner.load_state_dict(_of("learner.", tensors))
+    fused = bool(optimizer.defaults.get("fused"))
     for name, parameter in learner.named_parameters():
         for what, value in _of(f"optimizer.{name}.", tensors).items():
-            place = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
+            place = torch.empty_like(parameter) if value.shape == parameter.shape else _counted(value, parameter, fused)
             optimizer.state[parameter][what] = place.copy_(value).detach()
     if average is not None:
         average.load_state_dict(_of("average.", tensors))
+
+
+def _counted(value: Tensor, parameter: Tensor, fused: bool) -> Tensor:
+    """A place for a parameter's count of steps, which fused optimizers want beside the parameter."""
+    return torch.empty_like(value, device=parameter.device if fused else None)
 
 
 def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
