@@ -29,6 +29,8 @@ OWN = {
     STEM_VIT: "care_cli.backbones:stem_vit",
     "care_clip": "care_cli.clip:Clip",
     "care_clip_image": "care_cli.clip:ImageTower",
+    "care_overlapping_vit": "care_cli.overlapping_vit:overlapping_vit",
+    "care_jigsaw_vit": "care_cli.jigsaw_vit:JigsawViT",
 }  # architectures beside timm's: what builds them from their options
 COSINE = 0.999  # from which two vectors of a crop are the same
 
@@ -121,7 +123,7 @@ def _ours(spec: ModelSpec, weights: Path) -> Built:
     keypoints = header.get("keypoints")
     make = functools.partial(build_embedder, header["architecture"], header.get("options"), keypoints)
     model = checkpoints.build(weights, make)
-    load_weights(model, checkpoints.load_state(weights), weights)
+    load_weights(model, checkpoints.load_state(weights), weights, exact=True)
     said = {key: header[key] for key in DATA_KEYS if header.get(key) is not None}
     settings, preparation = as_timm_says(model if keypoints is None else model.vit, header["architecture"], said)
     settings["method"] = header.get("method")
@@ -245,11 +247,18 @@ def classifier_layers(model: torch.nn.Module) -> tuple[str, ...]:
 
 
 def load_weights(
-    model: torch.nn.Module, state: dict[str, torch.Tensor], weights: Path, head: tuple[str, ...] = ()
+    model: torch.nn.Module,
+    state: dict[str, torch.Tensor],
+    weights: Path,
+    head: tuple[str, ...] = (),
+    exact: bool = False,
 ) -> None:
-    """Strict but for the classifier, after timm's own translation of older names."""
+    """Strict but for the classifier, after timm's own translation of older names and of positions of another grid.
+
+    With `exact` weights that fit are of this very grid: timm takes one of as many places for that of its pretraining.
+    """
     translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if translate is not None:
+    if translate is not None and not (exact and _shapes(state) == _shapes(model.state_dict())):
         try:
             state = translate(state, model)
         except Exception as error:  # it reshapes tensors by what the model says of itself
@@ -263,6 +272,10 @@ def load_weights(
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             raise CareError(f"the weights {weights.name} do not fit the model: they {kind} {shown}")
     model.load_state_dict({n: t for n, t in state.items() if n in wanted}, strict=False)
+
+
+def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 FAMILIES = {"timm": _timm, "open_clip": _open_clip, "miewid": _miewid, "care": _ours}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FAMILIES = ("timm", "care", "miewid")
-INNER = ("vit", "backbone")  # where a network that wraps one of timm's keeps it
+INNER = ("vit", "backbone", "trunk")  # where a network that wraps one of timm's keeps it
 Score = Callable[["torch.Tensor"], "torch.Tensor"]  # the network's answer (1,D) to a number
 
 
@@ -159,8 +159,9 @@ def is_vit(model: torch.nn.Module) -> bool:
 
 
 def _trunk(model: torch.nn.Module) -> torch.nn.Module:
-    """timm's own network in one that adds something to it."""
-    return next((inner for name in INNER if (inner := getattr(model, name, None)) is not None), model)
+    """timm's own network in one that adds something to it, in as many layers as there are."""
+    inner = next((found for name in INNER if (found := getattr(model, name, None)) is not None), None)
+    return model if inner is None else _trunk(inner)
 
 
 def _at(

@@ -157,6 +157,9 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: KeypointViT) -> dict[s
 
 def _entrance(vit: nn.Module) -> str:
     """The module whose input are the tokens with their positions; CareError when there is none."""
+    patches = getattr(vit, "patch_embed", None)
+    if getattr(patches, "stride", None) not in (None, getattr(patches, "patch_size", None)):
+        raise CareError("Keypoints mark the patch that they lie in, but these overlap: train with stride=0.")
     for family, name in ENTRANCES.items():
         if isinstance(vit, family):
             if family is Eva and vit.patch_drop is not None:

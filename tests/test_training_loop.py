@@ -226,7 +226,7 @@ def test_the_rate_rises_then_falls_along_a_cosine() -> None:
 
 
 def test_the_rate_rises_from_a_share_and_falls_at_milestones() -> None:
-    """CLIP-ReID's: 10 of 60 epochs from a tenth, a tenth of it from epoch 30, a hundredth from 50; 10 steps an epoch."""
+    """CLIP-ReID's: 10 of 60 epochs from a tenth, a tenth of it from epoch 30, a hundredth from 50; 10 steps each."""
     cfg = settings(epochs=60, warmup=10, warmup_from=0.1, milestones=(30.0, 50.0), decay=0.1)
     at = {epoch: rate_at(10 * epoch, 600, cfg) for epoch in (0, 5, 10, 29, 30, 49, 50, 59)}
     assert at[0] == pytest.approx(0.1 + 0.9 / 100) and at[5] == pytest.approx(0.1 + 0.9 * 51 / 100)
@@ -349,7 +349,7 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
         "keypoints, but no crop has one": (unseen, settings("kpe")),
         "nothing to learn": (data, settings(arc_weight=0, triplet_weight=0, class_weight=0)),
         "no gradient checkpointing": (data, settings("wildlife", backbone="dla46x_c", checkpointing=True)),
-        "sgd or adamw": (data, settings(optimizer="adam")),
+        "sgd, adam or adamw": (data, settings(optimizer="lion")),
         "pk or shuffle": (data, settings(sampler="random")),
         "tokens, pooled": (colours(points=True), settings("kpe", keypoint_mode="both")),
         "no patch tokens": (colours(points=True), settings("ckpe", backbone="test_efficientnet")),

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from care_cli.clip import ImageTower
 from care_cli.errors import CareError
 from care_cli.training.config import TrainConfig
+from care_cli.training.heads import classifier, neck
 from care_cli.training.losses import batch_hard
-
-CLASSIFIER_SPREAD = 0.001  # of untrained classifiers, as in CLIP-ReID
 
 
 class Prototypes(nn.Module):
@@ -83,17 +82,3 @@ class Aligned(nn.Module):
     def finished(self) -> nn.Module:
         """A copy of the image tower for use; necks and classifiers stay behind."""
         return copy.deepcopy(self.embedder).eval()
-
-
-def neck(dim: int) -> nn.BatchNorm1d:
-    """BNNeck (Luo et al. 2019): a batch norm that scales and does not shift."""
-    norm = nn.BatchNorm1d(dim)
-    norm.bias.requires_grad_(False)
-    return norm
-
-
-def classifier(dim: int, classes: int) -> nn.Linear:
-    """A linear one without bias, near zero."""
-    layer = nn.Linear(dim, classes, bias=False)
-    nn.init.normal_(layer.weight, std=CLASSIFIER_SPREAD)
-    return layer

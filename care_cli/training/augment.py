@@ -41,6 +41,7 @@ class Augmentation:
 
 NOTHING = Augmentation(flip=0.0, rotation=0.0, zoom=0.0, shift=0.0, grey=0.0, light=0.0, noise=0.0, cover_area=0.0)
 WILDLIFE = replace(NOTHING, crop=0.8, ops=2)  # of WildlifeDatasets' recipe what leaves shapes as they are
+PERSON_REID = replace(NOTHING, flip=0.5, pad=10, cover=0.5, cover_area=1 / 3, cover_noise=True)  # of TransReID
 
 
 def augment(

@@ -43,6 +43,8 @@ METHODS = {
     "care": "care_cli.training.care",
     "clip-reid": "care_cli.training.clip_reid",
     "clip-ft": "care_cli.training.clip_ft",
+    "transreid": "care_cli.training.transreid",
+    "adafreq": "care_cli.training.adafreq",
 }
 
 LAPTOP = {"individuals": 8, "accumulate": 4}  # 32 photos x 4: half the memory of the default, 64 x 2
@@ -182,9 +184,13 @@ def architecture(cfg: TrainConfig) -> tuple[str, dict[str, Any]]:
 
 
 def for_size(cfg: TrainConfig) -> tuple[str, dict[str, Any]]:
-    """The backbone as it is for photos of the training's size."""
+    """The backbone as it is for photos of the training's size, over patches that overlap where a stride is set."""
     import timm
 
+    if cfg.stride or cfg.drop_path:
+        from care_cli.training import plain_vits
+
+        return plain_vits.architecture(cfg)
     own = cfg.backbone == backbones.STEM_VIT
     pretrained = None if own or not timm.is_model(cfg.backbone) else timm.get_pretrained_cfg(cfg.backbone)
     learned = pretrained.input_size[1:] if pretrained and pretrained.fixed_input_size else None
