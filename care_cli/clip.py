@@ -49,6 +49,7 @@ class ImageTower(nn.Module):
     """
 
     num_prefix_tokens = 1
+    entrance = "visual.patch_dropout"  # the module whose input are the tokens with their positions
 
     def __init__(self, embedding: str = "both", **options: Any):
         super().__init__()

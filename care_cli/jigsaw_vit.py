@@ -46,6 +46,8 @@ class JigsawViT(nn.Module):
     `options` are those of `overlapping_vit`; raises CareError as it does.
     """
 
+    entrance = "trunk.patch_drop"  # the module whose input are the tokens with their positions
+
     def __init__(self, **options: Any):
         super().__init__()
         self.trunk = overlapping_vit(**options)

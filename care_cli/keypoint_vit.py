@@ -155,17 +155,21 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: KeypointViT) -> dict[s
     return own | {f"vit.{name}": tensor for name, tensor in backbone.items()}
 
 
+def entrance_of(vit: nn.Module) -> str | None:
+    """The module of one of timm's transformers whose input are the tokens with their positions; None: it has none."""
+    return next((name for family, name in ENTRANCES.items() if isinstance(vit, family)), None)
+
+
 def _entrance(vit: nn.Module) -> str:
     """The module whose input are the tokens with their positions; CareError when there is none."""
     patches = getattr(vit, "patch_embed", None)
     if getattr(patches, "stride", None) not in (None, getattr(patches, "patch_size", None)):
         raise CareError("Keypoints mark the patch that they lie in, but these overlap: train with stride=0.")
-    for family, name in ENTRANCES.items():
-        if isinstance(vit, family):
-            if family is Eva and vit.patch_drop is not None:
-                raise CareError("Keypoints mark patches before any is dropped, which this network does too early: "
-                                "leave out patch_drop_rate.")  # fmt: skip
-            return name
+    if isinstance(vit, Eva) and vit.patch_drop is not None:
+        raise CareError("Keypoints mark patches before any is dropped, which this network does too early: leave out "
+                        "patch_drop_rate.")  # fmt: skip
+    if (name := entrance_of(vit)) is not None:
+        return name
     raise CareError(
         f"{type(vit).__name__} has no patch tokens that keypoints could mark. Choose a plain ViT of timm's, an EVA or "
         "DINOv3 model, Swin, or our own small ViT."

@@ -41,13 +41,17 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "clip": (LEAVES, {"torch", "open_clip"}),
     "overlapping_vit": (LEAVES, {"torch", "timm"}),
     "jigsaw_vit": (LEAVES | {"overlapping_vit"}, {"torch", "timm"}),
+    "side_information": (LEAVES | {"keypoint_vit"}, {"torch"}),
     "embedders": (FILES | {"engines", "encoders", "preparation"}, set()),
-    "encoders": (FILES | {"engines", "backbones", "keypoint_vit", "clip"}, {"torch", "timm", "open_clip"}),
+    "encoders": (
+        FILES | {"engines", "backbones", "keypoint_vit", "side_information", "clip"},
+        {"torch", "timm", "open_clip"},
+    ),
     "explain": (FILES | {"encoders", "keypoint_vit", "preparation"}, {"torch", "timm"}),
     "preparation": (LEAVES, set()),
     "training": (
-        FILES | {"training", "backbones", "clip", "keypoint_vit", "overlapping_vit", "jigsaw_vit", "embedders",
-                 "encoders", "detectors", "yolo", "registry", "evaluation", "preparation"},
+        FILES | {"training", "backbones", "clip", "keypoint_vit", "overlapping_vit", "jigsaw_vit", "side_information",
+                 "embedders", "encoders", "detectors", "yolo", "registry", "evaluation", "preparation"},
         {"torch", "torchvision", "timm", "ultralytics", "accelerate", "open_clip"},
     ),
     "evaluation": (LEAVES | {"evaluation"}, {"matplotlib", "sklearn"}),
@@ -66,7 +70,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
 }  # fmt: skip
 SQL_ROOM = "catalog"
 # themselves imported inside functions only, by who trains or builds
-TORCH_ROOMS = {"training", "keypoint_vit", "clip", "overlapping_vit", "jigsaw_vit"}
+TORCH_ROOMS = {"training", "keypoint_vit", "clip", "overlapping_vit", "jigsaw_vit", "side_information"}
 LONG = {"detect", "identify", "propagate_keypoints", "train"}  # lists of options, and the one loop read top to bottom
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from care_cli import backbones
 from care_cli.errors import CareError
 from care_cli.overlapping_vit import entering, through
-from care_cli.records import KeypointScheme
+from care_cli.records import Scheme
 from care_cli.training import methods, plain_vits
 from care_cli.training.batches import normalised
 from care_cli.training.config import TrainConfig
@@ -65,7 +65,7 @@ class AdaFreq(nn.Module):
         self.classifiers = nn.ModuleList(classifier(embedder.embed_dim, classes) for _ in range(2))
         self.finished()  # a neck that cannot be folded away is refused now, not when all is learned
 
-    def forward(self, images: Tensor, points: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, beside: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
         """Weighted terms of the loss by name, as `methods.Learner.forward`."""
         vit, how, prefix = self.embedder, self.cfg.frequency, self.embedder.num_prefix_tokens
 
@@ -176,7 +176,7 @@ def rectangles(count: int, height: int, width: int) -> Tensor:
     return within[0][:, :, None] & within[1][:, None]
 
 
-def learner(cfg: TrainConfig, classes: int, scheme: KeypointScheme | None) -> AdaFreq:
+def learner(cfg: TrainConfig, classes: int, scheme: Scheme | None) -> AdaFreq:
     """A transformer under both looks' losses."""
     return AdaFreq(cfg, classes, methods.plain(cfg))
 

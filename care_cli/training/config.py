@@ -14,8 +14,8 @@ RANGES = {
     "individuals photos accumulate": ("at least 1", lambda value: value >= 1),
     "epochs learning_rate validate_every clip arc_scale bias_rate": ("above 0", lambda value: value > 0),
     "seed least_rate warmup weight_decay arc_weight arc_margin triplet_weight triplet_margin class_weight "
-    "prototype_weight stride": ("at least 0", lambda value: value >= 0),
-    "warmup_from decay keypoint_dropout": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "prototype_weight stride side_weight": ("at least 0", lambda value: value >= 0),
+    "warmup_from decay keypoint_dropout side_dropout": ("from 0 to 1", lambda value: 0 <= value <= 1),
     "smoothing momentum drop_path": ("at least 0 and below 1", lambda value: 0 <= value < 1),
     "ema": ("between 0 and 1", lambda value: 0 < value < 1),
 }  # of settings by name: in words, and as a test
@@ -130,6 +130,10 @@ class TrainConfig:
     # plain vision transformers
     stride: int = 0  # px from patch to patch, less than a patch where they overlap; 0: they lie side by side
     drop_path: float = 0.0  # chance that the last block is passed by; it grows from 0 at the first
+
+    # side information
+    side_weight: float = 0.0  # lambda of TransReID's, of embeddings of camera and view; 0: these are not told
+    side_dropout: float = 0.0  # chance that a photo's camera and view are hidden in training
 
     # AdaFreq
     frequency: FrequencyConfig = FrequencyConfig()

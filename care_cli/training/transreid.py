@@ -1,4 +1,5 @@
-"""TransReID (He et al. 2021, ICCV): a vision transformer over overlapping patches, its jigsaw patch module beside it.
+"""TransReID (He et al. 2021, ICCV): a vision transformer over overlapping patches with a jigsaw patch module beside it,
+told by which camera a photo was taken where that is known.
 
 Equations 1 to 4 of the paper; what these leave open (shift, order of the jigsaw, rates) is as in its release.
 """
@@ -15,16 +16,18 @@ from torch import Tensor, nn
 
 from care_cli.errors import CareError
 from care_cli.jigsaw_vit import JIGSAW, RUNS, JigsawViT
-from care_cli.records import KeypointScheme
+from care_cli.records import Scheme
+from care_cli.side_information import SideInformation
 from care_cli.training import methods, plain_vits
 from care_cli.training.config import TrainConfig
 from care_cli.training.heads import classifier, neck
 from care_cli.training.losses import batch_hard
 from care_cli.training.plain_vits import BACKBONE, PRESETS, WEIGHTS
 
-__all__ = ["BACKBONE", "PRESETS", "RECIPE", "WEIGHTS", "architecture", "learner"]
+__all__ = ["BACKBONE", "PRESETS", "RECIPE", "VIEWPOINTS", "WEIGHTS", "architecture", "learner"]
 
-RECIPE = plain_vits.RECIPE | plain_vits.schedule(learning_rate=0.008, epochs=120.0)
+VIEWPOINTS = True
+RECIPE = plain_vits.RECIPE | plain_vits.schedule(learning_rate=0.008, epochs=120.0) | {"side_weight": 3.0}
 
 
 class TransReID(nn.Module):
@@ -33,20 +36,22 @@ class TransReID(nn.Module):
     L_id   cross-entropy of a linear classifier behind a batch norm, of each feature its own
     L_tri  batch-hard triplets with a soft margin, before the batch norm, not normalised
 
-    classes  C, individuals that are learned from
+    classes   C, individuals that are learned from
+    embedder  may be told by which camera a photo was taken: the paper's side information embeddings
     """
 
-    def __init__(self, cfg: TrainConfig, classes: int, embedder: JigsawViT):
+    def __init__(self, cfg: TrainConfig, classes: int, embedder: JigsawViT | SideInformation):
         super().__init__()
         if not (cfg.class_weight or cfg.triplet_weight):
             raise CareError("Every part of the loss has weight 0, so there is nothing to learn: set one above 0.")
         self.cfg, self.embedder = cfg, embedder
-        self.necks = nn.ModuleList(neck(embedder.dim) for _ in range(1 + RUNS))
-        self.classifiers = nn.ModuleList(classifier(embedder.dim, classes) for _ in range(1 + RUNS))
+        dim = embedder.num_features // (1 + RUNS)
+        self.necks = nn.ModuleList(neck(dim) for _ in range(1 + RUNS))
+        self.classifiers = nn.ModuleList(classifier(dim, classes) for _ in range(1 + RUNS))
 
-    def forward(self, images: Tensor, points: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, beside: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
         """Weighted terms of the loss by name, as `methods.Learner.forward`."""
-        features = self.embedder.features(images)
+        features = self.embedder.features(images) if beside is None else self.embedder.features(images, beside)
         with torch.autocast(images.device.type, enabled=False):  # a batch's statistics and distances are delicate
             return self.terms(features.float().unbind(1), labels)
 
@@ -72,6 +77,6 @@ def architecture(cfg: TrainConfig) -> tuple[str, dict[str, Any]]:
     return plain_vits.architecture(cfg, JIGSAW)
 
 
-def learner(cfg: TrainConfig, classes: int, scheme: KeypointScheme | None) -> TransReID:
+def learner(cfg: TrainConfig, classes: int, scheme: Scheme | None) -> TransReID:
     """The jigsaw transformer under its two losses."""
-    return TransReID(cfg, classes, methods.plain(cfg))
+    return TransReID(cfg, classes, methods.plain(cfg, scheme))
