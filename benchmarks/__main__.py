@@ -3,8 +3,8 @@
     python -m benchmarks [FAMILY ...] [--weights FILE.pt] [--photos FOLDER] [--count N] [--vectors N] [--million]
                           [--size PX]
 
-Families: start, rescan, detect, propagate, index, train, search, all_pairs, growth. A row whose peer or
-hardware is absent is left out, and said so. With --store the rows are kept in results.jsonl and the tables
+Families: start, rescan, detect, propagate, index, train, align, search, all_pairs, growth. A row whose
+peer or hardware is absent is left out, and said so. With --store the rows are kept in results.jsonl and the tables
 of BENCHMARKS.md made anew.
 """
 
@@ -24,7 +24,7 @@ from benchmarks.machine import commit, machine
 from benchmarks.processes import LeftOut
 from benchmarks.report import Measured, Row
 
-FAMILIES = ("start", "rescan", "detect", "propagate", "index", "train", "search", "all_pairs", "growth")
+FAMILIES = ("start", "rescan", "detect", "propagate", "index", "train", "align", "search", "all_pairs", "growth")
 HERE = Path(__file__).resolve().parent
 
 

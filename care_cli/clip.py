@@ -6,6 +6,7 @@ checkpoint's header says all that is needed to build them again. (Radford et al.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -20,9 +21,11 @@ from care_cli.errors import CareError
 from care_cli.geometry import InputSize, sides
 
 CLIP, IMAGE_TOWER = "care_clip", "care_clip_image"  # architectures: both towers, and the image tower alone
+ARCHITECTURES = (CLIP, IMAGE_TOWER)
 EMBEDDINGS = ("both", "proj")
 VISION, TEXT = "vision_", "text_"
 SHARED = ("embed_dim", "quick_gelu")
+OTHER_TEXTS = ("hf_model_name", "hf_tokenizer_name", "no_causal_mask", "embed_cls", "pool_type")  # than CLIP's own
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,6 @@ class ImageTower(nn.Module):
     Raises CareError for towers that are no plain transformer with a class token.
     """
 
-    num_prefix_tokens = 1
     entrance = "visual.patch_dropout"  # the module whose input are the tokens with their positions
 
     def __init__(self, embedding: str = "both", **options: Any):
@@ -78,11 +80,6 @@ class ImageTower(nn.Module):
     def blocks(self) -> nn.ModuleList:
         """The transformer's."""
         return self.visual.transformer.resblocks
-
-    @property
-    def grid_size(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        return self.visual.grid_size
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Activations are computed twice instead of kept, by timm's convention."""
@@ -125,7 +122,7 @@ class TextTower(nn.Module):
     @property
     def scale(self) -> float:
         """exp(ls), what CLIP multiplies cosines with."""
-        return float(self.clip.logit_scale.exp())
+        return self.clip.logit_scale.exp().item()
 
     def vectors(self, tokens: Tensor) -> Tensor:
         """Token numbers `(..., L) int64` as vectors `(..., L, width)`."""
@@ -153,12 +150,13 @@ def options_of(name: str, size: InputSize | None = None) -> dict[str, Any]:
         close = [one for one in open_clip.list_models() if one.lower().startswith(name.lower()[:5])][:4]
         hint = f"close are {', '.join(close)}" if close else "take one such as ViT-B-16-quickgelu"
         raise CareError(f"open_clip has no model {name!r}; {hint}.")
-    if known.get("custom_text") or "hf_model_name" in known.get("text_cfg", {}):
+    if known.get("custom_text") or any(known["text_cfg"].get(key) for key in OTHER_TEXTS):
         raise CareError(f"The text tower of {name} is not CLIP's own. Take a ViT such as ViT-B-16-quickgelu.")
     options = {key: known[key] for key in SHARED if key in known}
     options |= {VISION + key: value for key, value in known["vision_cfg"].items()}
     options |= {TEXT + key: value for key, value in known["text_cfg"].items()}
-    _visual({key: 2 if key == "vision_layers" and isinstance(value, int) else value for key, value in options.items()})
+    with torch.device("meta"):
+        _visual(options)
     return options if size is None else resized(options, size)
 
 
@@ -186,6 +184,7 @@ def has_text(state: Mapping[str, Tensor]) -> bool:
     return "token_embedding.weight" in state and "text_projection" in state
 
 
+@functools.cache
 def tokenizer() -> open_clip.SimpleTokenizer:
     """CLIP's byte-pair encoding; works offline."""
     return open_clip.SimpleTokenizer()

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-FAMILIES = ("timm", "care", "miewid")
-INNER = ("vit", "backbone", "trunk")  # where a network that wraps one of timm's keeps it
+FAMILIES = ("timm", "care", "miewid", "open_clip")
+INNER = ("vit", "backbone", "trunk", "visual")  # where a network that wraps one of timm's or open_clip's keeps it
 Score = Callable[["torch.Tensor"], "torch.Tensor"]  # the network's answer (1,D) to a number
 
 
 class Explainer:
-    """A network of timm's, or around one, whose answers can be led back to places in a crop; see `load`."""
+    """A network of timm's or ours, or around one, whose answers can be led back to places in a crop; see `load`."""
 
     def __init__(self, model: torch.nn.Module, settings: dict[str, Any], preparation: Preparation):
         import torch
@@ -93,13 +93,15 @@ def load(spec: ModelSpec, weights: Path, *, classifier: bool = False, squash: bo
     timm's, when the weights do not fit, or hold no classifier where one is asked for.
     """
     if spec.family not in FAMILIES:
-        raise CareError(f"{spec.name} is of the family {spec.family}; Grad-CAM takes a network of timm's: timm:NAME.")
+        raise CareError(f"{spec.name} is of the family {spec.family}; Grad-CAM takes a network of timm's or a CLIP.")
     checkpoints.prepare_torch()
     weights = Path(weights)
     if classifier:
         model, settings, preparation = _with_classifier(spec, weights)
     else:
         model, settings, preparation = encoders.FAMILIES[spec.family](spec, weights)
+    if not (is_vit(model) or hasattr(_trunk(model), "feature_info")):
+        raise CareError(f"{spec.name} has neither stages nor patch tokens in which Grad-CAM could look.")
     prepared = Preparation(**preparation)
     return Explainer(model, settings, replace(prepared, mode="squash", crop_pct=1.0) if squash else prepared)
 
@@ -142,21 +144,28 @@ def gradcam_vit(
     score: Score,
     answer: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> np.ndarray:
-    """Map `(h,w) float32`, not negative, of the tokens behind `blocks[-1].norm1` of a timm ViT; prefix tokens out."""
+    """Map `(h,w) float32`, not negative, of the tokens behind `blocks[-1].norm1` of a ViT; prefix tokens out."""
     trunk = _trunk(model)
-    tokens, gradient = _at(answer or model, trunk.blocks[-1].norm1, pixels, score)
-    height, width = trunk.patch_embed.grid_size
+    tokens, gradient = _at(answer or model, _first_norm(trunk), pixels, score)
+    height, width = getattr(trunk, "patch_embed", trunk).grid_size
+    prefix = getattr(trunk, "num_prefix_tokens", 1)  # CLIP's has its class token
 
     def grid(x: torch.Tensor) -> torch.Tensor:
-        return x[0, trunk.num_prefix_tokens :].T.reshape(-1, height, width)
+        return x[0, prefix:].T.reshape(-1, height, width)
 
     return _weighted(grid(tokens), grid(gradient))
 
 
 def is_vit(model: torch.nn.Module) -> bool:
     """Is it a plain transformer over patches, rather than stages of maps?"""
-    trunk = _trunk(model)
-    return hasattr(trunk, "num_prefix_tokens") and hasattr(trunk.blocks[-1], "norm1")
+    return _first_norm(_trunk(model)) is not None
+
+
+def _first_norm(trunk: torch.nn.Module) -> torch.nn.Module | None:
+    """The first norm of a plain transformer's last block, by timm's or by CLIP's name; None for other networks."""
+    if hasattr(trunk, "num_prefix_tokens"):
+        return getattr(trunk.blocks[-1], "norm1", None)
+    return trunk.transformer.resblocks[-1].ln_1 if hasattr(trunk, "class_embedding") else None
 
 
 def _trunk(model: torch.nn.Module) -> torch.nn.Module:

@@ -1,10 +1,13 @@
-"""Miniature models for tests, with weights drawn at random: a Stable Diffusion in diffusers' form."""
+"""Miniature models for tests, with weights drawn at random: a Stable Diffusion in diffusers' form, and a CLIP."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from care_cli.clip import Clip
 
 UNET = {  # the shape of Stable Diffusion 2.1's: four levels, words heeded in all but the coarsest
     "sample_size": 16,
@@ -73,3 +76,21 @@ def save_tokenizer(folder: Path) -> int:
     config = special | {"pad_token": "<|endoftext|>", "model_max_length": WORDS, "tokenizer_class": "CLIPTokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return len(tokens)
+
+
+SMALL_CLIP = {
+    "embed_dim": 32, "quick_gelu": True,
+    "vision_image_size": [64, 32], "vision_layers": 2, "vision_width": 64, "vision_patch_size": 16,
+    "vision_head_width": 32,
+    "text_context_length": 77, "text_vocab_size": 49408, "text_width": 32, "text_heads": 2, "text_layers": 2,
+}  # fmt: skip
+
+
+def small_clip(seed: int = 0) -> Clip:
+    """An untrained CLIP of two small towers, for portraits of 64 x 32 px."""
+    import torch
+
+    from care_cli.clip import Clip
+
+    torch.manual_seed(seed)
+    return Clip(**SMALL_CLIP).eval()

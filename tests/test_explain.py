@@ -86,8 +86,8 @@ def test_a_checkpoint_with_points_is_loaded_and_asked(tmp_path):
 
 
 def test_networks_of_others_are_refused(tmp_path):
-    with pytest.raises(CareError, match="Grad-CAM takes a network of timm's"):
-        explain.load(registry.find("clip-vit-b-16"), tmp_path / "none")
+    with pytest.raises(CareError, match="Grad-CAM takes a network of timm's or a CLIP"):
+        explain.load(registry.find("stable-diffusion-2-1"), tmp_path / "none")
 
 
 sides = st.integers(30, 400)
@@ -142,3 +142,36 @@ def test_a_sheet_of_maps_has_a_row_for_each_model():
         columns = [Column(jpeg, "<b>Moss</b>", [looked, None][: len(models)], None, "")] * 2
         sizes.append(Image.open(io.BytesIO(heat_sheet(models, columns, "t", "s"))).size)
     assert sizes[1][1] - sizes[0][1] >= CELL and sizes[0][0] == sizes[1][0]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_clip_tower_is_explained_by_the_tokens_before_its_last_block(whole):
+    """A portrait's grid; weights of channels are finite differences of y, as for timm's."""
+    import torch
+
+    from care_cli import clip
+    from tests.miniatures import SMALL_CLIP, small_clip
+
+    model = small_clip() if whole else clip.ImageTower(**clip.image_options(SMALL_CLIP))
+    model = model.double().eval()
+    pixels = torch.randn((1, 3, 64, 32)).double()
+    score, held = explain.cosine_to(torch.randn(model(pixels).shape[1]).double()), {}
+
+    def raised(channel: int, by: float) -> float:
+        def hook(module, given, answer):
+            held["tokens"] = answer
+            answer = answer.clone()
+            answer[:, 1:, channel] += by
+            return answer
+
+        handle = model.visual.transformer.resblocks[-1].ln_1.register_forward_hook(hook)
+        with torch.no_grad():
+            y = float(score(model(pixels)))
+        handle.remove()
+        return y
+
+    weights = np.array([(raised(c, 1e-5) - raised(c, -1e-5)) / 2e-5 for c in range(64)]) / 8  # 4 x 2 patches
+    tokens = held["tokens"][0, 1:].detach().numpy()
+    expected = np.maximum(tokens @ weights, 0).reshape(4, 2)
+    assert explain.is_vit(model)
+    assert explain.gradcam_vit(model, pixels, score) == pytest.approx(expected, abs=1e-6)

@@ -226,7 +226,7 @@ def test_the_rate_rises_then_falls_along_a_cosine() -> None:
 
 
 def test_the_rate_rises_from_a_share_and_falls_at_milestones() -> None:
-    """CLIP-ReID's: 10 of 60 epochs from a tenth, a tenth of it from epoch 30, a hundredth from 50; 10 steps each."""
+    """CLIP-ReID's: 10 of 60 epochs from a tenth; a tenth from epoch 30, a hundredth from 50; 10 steps an epoch."""
     cfg = settings(epochs=60, warmup=10, warmup_from=0.1, milestones=(30.0, 50.0), decay=0.1)
     at = {epoch: rate_at(10 * epoch, 600, cfg) for epoch in (0, 5, 10, 29, 30, 49, 50, 59)}
     assert at[0] == pytest.approx(0.1 + 0.9 / 100) and at[5] == pytest.approx(0.1 + 0.9 * 51 / 100)

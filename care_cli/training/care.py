@@ -69,7 +69,8 @@ def train(
 ) -> loop.Trained:
     """Both phases, as `loop.train` takes and gives them; the folder also gets phase 1 and prototypes.safetensors."""
     options, start = clip_towers.whole(cfg, start, start_file)
-    prototypes = learn_prototypes(data, cfg, folder, options, start, device, notice)
+    saving = {name: how[name] for name in ("save_every", "save_seconds") if name in how}
+    prototypes = learn_prototypes(data, cfg, folder, options, start, device, notice, **saving)
 
     # Algorithm 3: the image tower learns to keep each animal by its prototype; the text side is gone
     return loop.train(
@@ -93,6 +94,7 @@ def learn_prototypes(
     start: Mapping[str, Tensor],
     device: str,
     notice: Callable[[str], None] | None,
+    **saving: Any,
 ) -> Prototypes:
     """What the text side of a CLIP (`options`, weights `start`) says of each individual of `data`."""
     place = loop.device_of(device)
@@ -109,6 +111,7 @@ def learn_prototypes(
         device=device,
         notice=notice,
         title="describe",
+        **saving,
     )
 
     # Algorithm 2: an animal's descriptions, fused to its prototype
@@ -137,6 +140,7 @@ def phase_1(cfg: TrainConfig) -> TrainConfig:
         warmup_from=0.0,
         milestones=(),
         weight_decay=text.weight_decay,
+        triplet_weight=0.0,
         clip=None,
         ema=None,
     )

@@ -40,7 +40,7 @@ def options(cfg: TrainConfig) -> dict[str, Any]:
 
     CareError for a backbone that is no CLIP.
     """
-    if cfg.backbone in (clip.CLIP, clip.IMAGE_TOWER):
+    if cfg.backbone in clip.ARCHITECTURES:
         given = {key: value for key, value in cfg.options.items() if key != "embedding"}
         return clip.resized(given, cfg.input_size)
     if cfg.options or cfg.stride or cfg.drop_path:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from care_cli import backbones, encoders
+from care_cli import backbones, clip, encoders
 from care_cli.errors import CareError
 from care_cli.geometry import sides
 from care_cli.records import Scheme, ViewpointScheme
@@ -196,9 +196,14 @@ def architecture(cfg: TrainConfig) -> tuple[str, dict[str, Any]]:
 
 
 def for_size(cfg: TrainConfig) -> tuple[str, dict[str, Any]]:
-    """The backbone as it is for photos of the training's size, over patches that overlap where a stride is set."""
+    """The backbone as it is for photos of the training's size, over patches that overlap where a stride is set.
+
+    CareError for a CLIP, which has methods of its own.
+    """
     import timm
 
+    if cfg.backbone in clip.ARCHITECTURES:
+        raise CareError(f"A CLIP is trained by care, clip-reid or clip-ft; {cfg.method} takes a backbone of timm's.")
     if cfg.stride or cfg.drop_path:
         from care_cli.training import plain_vits
 

@@ -33,13 +33,18 @@ class Trainer:
         assert self.process.stdout.readline() == "ready\n"
 
     def train(
-        self, folder: Path, seconds: float | None = None, until: Path | None = None, largest: int = 1 << 40
+        self,
+        folder: Path,
+        seconds: float | None = None,
+        until: Path | None = None,
+        largest: int = 1 << 40,
+        method: str = "ckpe",
     ) -> int:
         """Its exit code; killed after so many seconds, or when a file is there, or never.
 
         No file may have more than `largest` bytes.
         """
-        self.process.stdin.write(f"{folder} {largest}\n")
+        self.process.stdin.write(f"{folder} {largest} {method}\n")
         self.process.stdin.flush()
         pid = int(self.process.stdout.readline())
         deadline = time.monotonic() + LONGEST
@@ -63,18 +68,19 @@ def trainer() -> Iterator[Trainer]:
     started.process.wait(30)
 
 
-def test_a_killed_training_ends_in_the_same_weights(trainer: Trainer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["ckpe", "care"])
+def test_a_killed_training_ends_in_the_same_weights(trainer: Trainer, tmp_path: Path, method: str) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     began = time.monotonic()
-    assert trainer.train(whole) == 0
+    assert trainer.train(whole, method=method) == 0
     lasted = time.monotonic() - began
     chance, killed = random.Random(5), 0
     while killed < KILLS:
         if (broken / "weights").exists():  # it came to its end between two kills: the next ones meet another run
             assert (broken / "weights").read_text() == (whole / "weights").read_text()
             shutil.rmtree(broken)
-        killed += trainer.train(broken, chance.uniform(0, 0.4 * lasted)) == -signal.SIGKILL
-    assert trainer.train(broken) == 0
+        killed += trainer.train(broken, chance.uniform(0, 0.4 * lasted), method=method) == -signal.SIGKILL
+    assert trainer.train(broken, method=method) == 0
     assert (broken / "weights").read_text() == (whole / "weights").read_text()
     for name in ("last.safetensors", "best.safetensors"):
         ours, theirs = load_file(broken / name), load_file(whole / name)
