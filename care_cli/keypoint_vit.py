@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -92,16 +94,8 @@ class KeypointViT(nn.Module):
         """Features `(B,D)`; without points those of `vit` alone."""
         if points is None:
             return self.vit(images)
-        added = self.added(points, self._grid_of(images))
-
-        def add(_: nn.Module, tokens: tuple[Tensor]) -> tuple[Tensor]:
-            return (tokens[0] + added.view(tokens[0].shape).to(tokens[0].dtype),)
-
-        hook = self.vit.get_submodule(self.entrance).register_forward_pre_hook(add)
-        try:
+        with adding(self.vit.get_submodule(self.entrance), self.added(points, self._grid_of(images))):
             return self.vit(images)
-        finally:
-            hook.remove()
 
     def added(self, points: Tensor, grid: Grid) -> Tensor:
         """What the tokens of a grid get for points `(B,C,3)`: `(B, prefix + h*w, d)`."""
@@ -134,6 +128,23 @@ class KeypointViT(nn.Module):
     def _places(self, grid: Grid) -> Tensor:
         """`(T,d)`: the embeddings of places, resampled as position embeddings are where the grid is another one."""
         return self.embeddings if grid == self.grid else resampled(self.embeddings, self.grid, grid, self.prefix)
+
+
+@contextmanager
+def adding(entrance: nn.Module, added: Tensor) -> Iterator[None]:
+    """What passes a module has something added: `(B,T,d)` to each of its tokens, or `(B,1,d)` to all of them alike,
+    however they are laid out."""
+
+    def add(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+        [tokens] = given
+        alike = (-1, *(1,) * (tokens.ndim - 2), added.shape[2])
+        return (tokens + added.view(alike if added.shape[1] == 1 else tokens.shape).to(tokens.dtype),)
+
+    hook = entrance.register_forward_pre_hook(add)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def resampled(embeddings: Tensor, old: Grid, new: Grid, prefix: int) -> Tensor:

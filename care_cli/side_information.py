@@ -8,15 +8,15 @@ light and place do to a photo need not be read from its pixels. Of an unknown ca
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from care_cli.errors import CareError
-from care_cli.keypoint_vit import SPREAD, entrance_of
+from care_cli.keypoint_vit import SPREAD, adding, entrance_of
 from care_cli.records import ViewpointScheme
 
 
@@ -52,21 +52,11 @@ class SideInformation(nn.Module):
         with self._telling(told):
             return self.vit.features(images)
 
-    @contextmanager
-    def _telling(self, told: Tensor | None) -> Iterator[None]:
-        """What passes the entrance has the viewpoints' embeddings added, whatever shape tokens are laid out in."""
-
-        def add(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
-            added = self.weight * (told.to(self.viewpoints.dtype) @ self.viewpoints)  # (B, D)
-            between = (1,) * (given[0].ndim - 2)
-            return (given[0] + added.reshape(-1, *between, added.shape[1]).to(given[0].dtype),)
-
-        hook = None if told is None else self.vit.get_submodule(self.entrance).register_forward_pre_hook(add)
-        try:
-            yield
-        finally:
-            if hook is not None:
-                hook.remove()
+    def _telling(self, told: Tensor | None) -> AbstractContextManager[None]:
+        if told is None:
+            return nullcontext()
+        added = self.weight * (told.to(self.viewpoints.dtype) @ self.viewpoints)  # (B, D)
+        return adding(self.vit.get_submodule(self.entrance), added[:, None])
 
     def describe(self) -> dict[str, Any]:
         """All that `encoders.build_embedder` needs to build it again, as a checkpoint's header has it."""

@@ -213,7 +213,10 @@ def test_what_is_drawn_is_the_steps_own() -> None:
 def test_a_stopped_training_goes_on_exactly(tmp_path: Path, method: str) -> None:
     """What is drawn for a step (mixed spectra, paths passed by) hangs on the step alone: weights are the same bits."""
     photos = np.random.default_rng(3).integers(0, 256, (8, 40, 40, 3), np.uint8)
-    data, cfg = LabelledCrops(photos, np.repeat(np.arange(4), 2)), tiny(method, epochs=1.5, precision="float32")
+    data, cfg = (
+        LabelledCrops(photos, np.repeat(np.arange(4), 2)),
+        tiny(method, epochs=1.5, precision="float32", options={"depth": 2}),
+    )
     whole = train(data, cfg)
 
     def stop(row: dict) -> None:
@@ -249,7 +252,7 @@ def test_a_setting_of_the_recipe_is_the_papers() -> None:
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_a_finished_model_answers_behind_its_batch_norm(tmp_path: Path, engine: str) -> None:
-    model = learner().eval()
+    model = learner(options={"depth": 2}).eval()
     neck = model.necks[0]
     neck.running_mean.normal_()
     neck.running_var.uniform_(0.5, 2)

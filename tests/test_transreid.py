@@ -208,7 +208,7 @@ def test_settings_are_said_on_the_command_line() -> None:
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 @pytest.mark.parametrize("size", [(64, 40)])
 def test_a_finished_model_comes_back_as_it_was(tmp_path: Path, engine: str, size) -> None:
-    cfg = tiny(input_size=size)
+    cfg = tiny(input_size=size, options={"depth": 2})
     model, path = methods.build(cfg, 4, None).finished(), tmp_path / "own.safetensors"
     saved(model, cfg, path)
     crops = np.random.default_rng(2).integers(0, 256, (5, *sides(size), 3), np.uint8)

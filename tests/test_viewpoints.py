@@ -12,6 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from test_cli import runner
+from test_train import herd
 from test_transreid import jigsaw, saved, tiny
 
 from care_cli import checkpoints, embedders, encoders, explain, registry
@@ -22,7 +24,7 @@ from care_cli.errors import CareError
 from care_cli.headers import scheme_of
 from care_cli.records import ViewpointScheme
 from care_cli.side_information import SideInformation
-from care_cli.stages import answers, doctor, identify, index, individuals, training_data, viewpoints
+from care_cli.stages import answers, doctor, identify, index, individuals, train_settings, training_data, viewpoints
 from care_cli.training import methods
 from care_cli.training.alignment import Aligned
 from care_cli.training.augment import NOTHING
@@ -121,7 +123,8 @@ def told_photos() -> LabelledCrops:
 
 def test_embeddings_of_viewpoints_that_are_there_are_learned(tmp_path: Path) -> None:
     data, said = told_photos(), []
-    cfg = tiny(epochs=2, precision="float32", side_weight=3.0, augmentation=NOTHING, weight_decay=0.0)
+    small = {"epochs": 2, "precision": "float32", "options": {"depth": 2}}
+    cfg = tiny(**small, side_weight=3.0, augmentation=NOTHING, weight_decay=0.0)
     trained = train(data, cfg, notice=said.append)
     torch.manual_seed(cfg.seed)
     drawn = methods.build(cfg, 4, BOTH).embedder.viewpoints.detach()
@@ -288,6 +291,43 @@ def test_a_stored_photo_is_asked_as_it_was_indexed_and_a_foreign_one_of_no_camer
     asked = [identify.Query((0, 0, 1, 1), "animal", None, crop_id=one) for one in (3, 4)]
     identifier.tell(asked)
     assert [one.shown.beside.tolist() for one in asked] == [[0, 1], [0, 0]]
+
+
+def test_the_commands_tell_of_cameras_from_training_to_an_answer(tmp_path: Path, monkeypatch, capfd) -> None:
+    """`care train`, `care index`, `care identify`; and what begins from such a model, without cameras."""
+    ids = herd(tmp_path / "care.db", animals=8, sightings=2)
+    with Catalog(tmp_path / "care.db") as catalog, catalog.transaction():
+        south = catalog.add_deployment("south")
+        catalog.db.conn.execute("UPDATE images SET deployment_id = ? WHERE id % 2 = 0", (south,))
+    care = runner(monkeypatch, capfd, tmp_path / "care.db")
+    small = ["--backbone", "test_vit", "--size", "40", "--epochs", "1", "--batch", "2x2", "--val", "0.2"]
+    small += ["--set", 'options={"depth": 2}']
+    done = care("train", "--method", "transreid", "--name", "told", *small, "--json")
+    assert done.code == 0, done.err
+    assert done.json["viewpoints"] == {"cameras": ["north", "south"], "views": []} and done.json["points"] == []
+    header = checkpoints.read_header(Path(done.json["models"][0]["file"]))
+    assert header["viewpoints"] == {"cameras": ["north", "south"], "views": [], "weight": 3.0}
+    assert header["options"]["stride"] == 12 and header["training"]["settings"]["triplet_margin"] is None
+    assert care("train", "--method", "transreid", "--name", "told", *small, "--json").json["models"][0]["new"] is False
+    done = care("index", "--model", "told", "--engine", "torch")
+    assert done.code == 0 and f"known of all {len(ids)} animals" in done.err, done.err
+    Image.fromarray(catalogs.noise(99)).save(tmp_path / "query.png")
+    done = care("identify", tmp_path / "query.png", "--whole", "--engine", "torch", "--json")
+    assert done.code == 0 and done.json["viewpoints"] == {"cameras": 2, "views": [], "with": 0, "without": 1}, done.err
+
+    done = care("train", "--method", "adafreq", *small, "--set", "frequency.tokens=3", "--json")
+    assert done.code == 0, done.err
+    header = checkpoints.read_header(Path(done.json["models"][0]["file"]))
+    assert (header["architecture"], header["options"]["backbone"]) == ("care_overlapping_vit", "test_vit")
+    assert care("index", "--model", done.json["models"][0]["name"], "--engine", "torch").code == 0
+
+    spec = registry.find(tmp_path / "care.models" / "told.safetensors", task="embedder")
+    asked = train_settings.TrainRequest(method="transreid", settings={"side_weight": 0.0, "input_size": 52})
+    cfg = train_settings.settings_of(asked, spec)
+    assert (cfg.backbone, methods.architecture(cfg)[1]["backbone"]) == ("care_jigsaw_vit", "test_vit")
+    begun = methods.build(cfg, 4, None).embedder
+    methods.load(begun, checkpoints.load_state(Path(spec.file)), Path(spec.file))
+    assert begun.trunk.patch_embed.grid_size == (4, 4) and len(begun.trunk.blocks) == 2
 
 
 # -- names from anywhere
