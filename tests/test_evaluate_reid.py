@@ -372,7 +372,7 @@ def test_the_command_says_what_it_found(care: Care, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--protocol", "all"], "loo or qg"),
+        (["--protocol", "all"], "loo, qg, list"),
         (["--query-share", "0.2"], "--protocol qg"),
         (["--exclude", "burst"], "event, day, flank, camera"),
         (["--seeds", "2"], "--model NAME"),

@@ -55,6 +55,36 @@ def test_a_tsne_of_few_or_equal_crops():
         figures.embedded(np.eye(4))
 
 
+def test_prototypes_lie_among_their_own_photos():
+    """Ten groups, and their centres ten times as long: each cross is nearest to photos of its own group."""
+    chance = np.random.default_rng(1)
+    centres = chance.normal(size=(10, 64))
+    vectors = np.repeat(centres, 6, 0) + 0.1 * chance.normal(size=(60, 64))
+    places, crosses = figures.embedded_together(vectors, 10 * centres)
+    apart = np.linalg.norm(crosses[:, None] - places, axis=2)
+    assert places.shape == (60, 2) and crosses.shape == (10, 2)
+    assert (apart.argmin(1) // 6 == np.arange(10)).all()
+    both = np.concatenate([vectors, centres])  # lengths do not count
+    unit = both / np.linalg.norm(both, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.concatenate([places, crosses]), figures.embedded(unit), rtol=1e-3, atol=1e-3)
+    with pytest.raises(CareError, match="64 and 3"):
+        figures.embedded_together(vectors, np.ones((2, 3)))
+
+
+def test_crosses_are_drawn_in_the_colour_of_their_animal():
+    """A cross far off from all points leaves its animal's colour where nothing else is."""
+    places = np.array([[0.0, 0.0], [0.1, 0.0], [0.0, 0.1], [1.0, 1.0], [1.1, 1.0]])
+    names = ["a", "a", "a", "b", "b"]
+    without = decoded(figures.tsne([("vit", places)], names))
+    crossed = decoded(figures.tsne([("vit", places)], names, {"a": np.array([0.5, 0.5])}))
+    rgb = np.array([0x00, 0x72, 0xB2])  # the first colour, of a
+    middle = crossed[crossed.shape[0] // 4 : crossed.shape[0] // 2, crossed.shape[1] // 3 : 2 * crossed.shape[1] // 3]
+    same = without[: crossed.shape[0]][crossed.shape[0] // 4 : crossed.shape[0] // 2,
+                                       crossed.shape[1] // 3 : 2 * crossed.shape[1] // 3]  # fmt: skip
+    assert (np.abs(middle.astype(int) - rgb).max(2) < 12).sum() > 50
+    assert (np.abs(same.astype(int) - rgb).max(2) < 12).sum() < 10
+
+
 def test_any_name_is_drawn_as_text():
     """Dollar signs are no formulas, leading underscores hide nothing, letters that the font lacks are no failure."""
     names = [*HOSTILE[:7], "_hidden", "$\\frac{1}{", "长颈鹿", "long " * 40]

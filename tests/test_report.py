@@ -21,9 +21,10 @@ from care_cli import encoders, registry
 from care_cli.catalog import Catalog
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
+from care_cli.evaluation import figures
 from care_cli.evaluation.protocols import Protocol
 from care_cli.records import KeypointScheme, NamedPoint
-from care_cli.stages import evaluate_reid, report, report_evidence, report_tables
+from care_cli.stages import evaluate_reid, report, report_evidence, report_tables, report_words
 from care_cli.stages.evaluate_reid import EvaluateConfig
 
 TINY = {"img_size": 64, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 3}
@@ -336,3 +337,68 @@ def test_the_command_writes_a_report_or_refuses_at_once(examined, monkeypatch, c
     [row] = told["rows"]
     assert row["metrics"]["top1"]["mean"] == result["rows"][0]["metrics"]["top1"]["values"][0]
     assert "plain-0" in (tmp_path / "out" / "index.html").read_text("utf-8")
+
+
+# -- words
+
+
+def left_beside(folder: Path, model: str, catalog: Catalog, dim: int, **changes) -> dict:
+    """What a training with texts leaves beside its model: random features of the catalog's named crops."""
+    import torch
+    from safetensors.torch import save_file
+
+    names, digests = catalog.names_of_crops(), catalog.pixel_digests(catalog.names_of_crops())
+    crops = sorted(names)
+    individuals = sorted(set(names.values()))
+    chance = torch.Generator().manual_seed(0)
+    state = {
+        "text": torch.randn(len(crops), dim, generator=chance),
+        "labels": torch.tensor([individuals.index(names[crop]) for crop in crops]),
+        "bank": torch.randn(len(individuals), dim, generator=chance),
+    } | changes
+    header = {"individuals": individuals, "crops": [digests[crop] for crop in crops]}
+    (folder / model).mkdir(exist_ok=True)
+    save_file(state, folder / model / "prototypes.safetensors", {"care": json.dumps(header)})
+    return {"crops": crops, "individuals": individuals, "names": names} | state
+
+
+def test_photos_are_drawn_with_the_prototypes_of_their_texts(examined, tmp_path, monkeypatch):
+    """The last numbers of the very vectors of the crops that were learned from, beside the bank's rows by name."""
+    folder, result = examined
+    seen, together = [], figures.embedded_together
+    monkeypatch.setattr(figures, "embedded_together", lambda *given: seen.append(given) or together(*given))
+    best = max(result["rows"], key=lambda row: row["metrics"]["mAP"]["mean"])
+    with Catalog(folder / "care.db") as catalog:
+        told = left_beside(folder, best["models"][0]["name"], catalog, dim=8)
+        report.write(catalog, result, tmp_path / "out")
+        [(vectors, prototypes)] = seen
+        stored = catalog.vectors(best["models"][0]["run"], told["crops"])
+    np.testing.assert_allclose(vectors, stored.vectors[:, -8:], atol=1e-6)
+    np.testing.assert_array_equal(prototypes, told["bank"].numpy())
+    page = is_harmless((tmp_path / "out" / "index.html").read_text("utf-8"))
+    assert "What the model read" in "".join(page.text)
+    for name in ("texts.png", "prototypes.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_prototypes_that_cannot_be_shown_are_told(examined, tmp_path):
+    import torch
+
+    folder, result = examined
+    best = max(result["rows"], key=lambda row: row["metrics"]["mAP"]["mean"])["models"][0]["name"]
+    with Catalog(folder / "care.db") as catalog:
+        for changes, says in (
+            ({"bank": torch.zeros(3, 8)}, "do not fit each other"),
+            ({"labels": torch.zeros(2, dtype=torch.int64)}, "do not fit each other"),
+        ):
+            left_beside(folder, best, catalog, 8, **changes)
+            with pytest.raises(CareError, match=says):
+                report_words.beside(folder / f"{best}.safetensors")
+        left_beside(folder, best, catalog, 40)  # the model has 24 numbers
+        report.write(catalog, result, tmp_path / "long")
+        assert "Photos with their prototypes are not shown" in (tmp_path / "long" / "index.html").read_text("utf-8")
+        (folder / best / "prototypes.safetensors").write_bytes(b"no tensors")
+        report.write(catalog, result, tmp_path / "broken")
+        assert "Not shown: " in (tmp_path / "broken" / "index.html").read_text("utf-8")
+        (folder / best / "prototypes.safetensors").unlink()
+    assert report_words.beside(folder / f"{best}.safetensors") is None

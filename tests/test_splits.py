@@ -147,6 +147,11 @@ def test_a_published_split_is_taken_from_its_file(tmp_path) -> None:
     parts, digest = read_manifest(file)
     assert parts == {"a": "train", "b": "train", "c": "test"}
     assert digest == hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_text("path,individual,part\n1.jpg,a,train\n2.jpg,c,gallery\n3.jpg,c,query\n", encoding="utf-8")
+    assert read_manifest(file)[0] == {"a": "train", "c": "test"}  # the two sides of the test part
+    file.write_text("individual,part\na,train\na,query\n", encoding="utf-8")
+    with pytest.raises(CareError, match="'a' is in train already"):
+        read_manifest(file)
 
 
 def test_animals_that_the_file_does_not_name_are_in_no_part(catalog: Catalog, tmp_path) -> None:

@@ -22,41 +22,47 @@ COLUMNS = [
     "mAP",
     "mAP_half",
     "paper_top1",
+    "paper_mAP",
     "paper_table",
 ]
 
 
+Sizes = Annotated[
+    str | None, typer.Option(metavar="SIZE,...", help="Of the backbone: tiny, small, base ...  [default: paper's]")
+]
+Template = Annotated[
+    Pair, typer.Option(metavar="SOURCE=NAME", help="Template of a source.  [default: the catalog's only one]")
+]
+Extractor = Annotated[str | None, typer.Option(help="What carries points.  [default: by device]")]
+ExtractorWeights = Annotated[Path | None, typer.Option(help="Weights file for timm:NAME.")]
+Carry = Annotated[Pair, typer.Option(metavar="NAME=N", help="Of its features: size, block, timestep or ensemble.")]
+Settings = Annotated[Pair, typer.Option("--set", metavar="NAME=VALUE", help="Any setting of a training: epochs=30.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List the cells and what they lack; do nothing.")]
+
+
 def ablation(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="keypoint-source, timestep, scale, keypoints or random.")],
-    sizes: Annotated[
-        str | None, typer.Option(metavar="SIZE,...", help="Of the backbone: tiny, small, base ...  [default: paper's]")
-    ] = None,
+    name: Annotated[str, typer.Argument(help="keypoint-source, timestep, scale, keypoints, random, tokens or margin.")],
+    sizes: Sizes = None,
     seeds: Annotated[int, typer.Option(metavar="N", help="Models trained for each cell.", min=1)] = 3,
-    template: Annotated[
-        Pair, typer.Option(metavar="SOURCE=NAME", help="Template of a source.  [default: the catalog's only one]")
-    ] = None,
-    extractor: Annotated[str | None, typer.Option(help="What carries points.  [default: by device]")] = None,
-    extractor_weights: Annotated[Path | None, typer.Option(help="Weights file for timm:NAME.")] = None,
-    carry: Annotated[
-        Pair, typer.Option(metavar="NAME=N", help="Of its features: size, block, timestep or ensemble.")
-    ] = None,
+    template: Template = None,
+    extractor: Extractor = None,
+    extractor_weights: ExtractorWeights = None,
+    carry: Carry = None,
     begin: Annotated[
-        Pair, typer.Option(metavar="SIZE=WEIGHTS", help="Weights that models begin from.  [default: from scratch]")
+        Pair, typer.Option(metavar="KEY=WEIGHTS", help="To begin from, of a size or method.  [default: from scratch]")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting of a training: epochs=30.")
-    ] = None,
+    settings: Settings = None,
     split: Annotated[str, typer.Option(help="Which split of the animals, made as `care train` does.")] = "default",
     species: Annotated[str | None, typer.Option(help="Only crops of this species.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the models.  [default: CATALOG.models]")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and what they lack; do nothing.")] = False,
+    dry_run: DryRun = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the figure: FILE.png, .svg or .pdf.")] = None,
     csv: output.Csv = False,
 ) -> None:
-    """Do one of the CKPE paper's ablations: train and examine a model for every cell; killed, it goes on."""
+    """Do one of the papers' ablations: train and examine a model for every cell; killed, it goes on."""
     from care_cli.stages import ablation as stage
-    from care_cli.stages import splits, train_settings
+    from care_cli.stages import cells, splits, train_settings
     from care_cli.stages.devices import choose
     from care_cli.stages.keypoint_figures import check_targets
     from care_cli.stages.sweep import setting_of
@@ -64,13 +70,13 @@ def ablation(
     with output.open_catalog(ctx) as catalog:
         cfg = stage.AblationConfig(
             name=name,
-            sizes=tuple(word.strip() for word in sizes.split(",")) if sizes else (),
+            sizes=output.words(sizes),
             seeds=tuple(range(seeds)),
-            templates=_pairs("--template", template),
+            templates=output.pairs("--template", template),
             extractor=extractor,
             extractor_weights=extractor_weights,
-            features=setting_of(_numbers(carry)).features,
-            begin=_pairs("--begin", begin),
+            features=setting_of(numbers(carry)).features,
+            begin=output.pairs("--begin", begin),
             request=train_settings.TrainRequest(
                 species=species,
                 split=splits.SplitRequest(split),
@@ -82,25 +88,14 @@ def ablation(
         check_targets(catalog, plot, None)
         found = stage.listing(catalog, cfg) if dry_run else stage.run(catalog, cfg)
     stage.draw(found, plot)
-    show(ctx, found, csv)
+    show(ctx, found, stage.table_rows(found), COLUMNS, cells.lacks(found["rows"]), stage.remarks(found), csv)
     if any(row["failure"] for row in found["rows"]):
         raise typer.Exit(1)
 
 
-def _pairs(option: str, texts: Pair) -> dict[str, str]:
-    """What `NAME=VALUE` texts say."""
-    found = {}
-    for text in texts or []:
-        key, equals, value = text.partition("=")
-        if not (equals and key and value):
-            raise CareError(f"{option} takes NAME=VALUE, but got {text!r}.")
-        found[key.strip()] = value.strip()
-    return found
-
-
-def _numbers(texts: Pair) -> dict[str, int]:
+def numbers(texts: Pair) -> dict[str, int]:
     """Settings of features."""
-    found = _pairs("--carry", texts)
+    found = output.pairs("--carry", texts)
     for key, value in found.items():
         if key not in ("size", "block", "timestep", "ensemble") or not value.removeprefix("-").isdecimal():
             raise CareError(
@@ -109,19 +104,23 @@ def _numbers(texts: Pair) -> dict[str, int]:
     return {key: int(value) for key, value in found.items()}
 
 
-def show(ctx: typer.Context, found: dict, csv: bool) -> None:
+def show(
+    ctx: typer.Context,
+    found: dict,
+    rows: list[dict],
+    columns: list[str],
+    lacks: list[str],
+    remarks: list[str],
+    csv: bool,
+) -> None:
     """The table, what each cell lacks, and how it is to be read."""
-    from care_cli.stages import ablation as stage
-
     if ctx.obj.json:
         output.emit(found)
-        return
-    rows = stage.table_rows(found)
-    if csv:
+    elif csv:
         output.table(ctx, rows, csv=True)
-        return
-    print("\n".join(output.text_table(rows, COLUMNS)))
-    for line in stage.lacks(found):
-        output.message(line)
-    for line in stage.remarks(found):
-        output.notice(ctx)(line)
+    else:
+        print("\n".join(output.text_table(rows, columns)))
+        for line in lacks:
+            output.message(line)
+        for line in remarks:
+            output.notice(ctx)(line)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from care_cli.cli import ablation, calibrate, examine, output
+from care_cli.cli import ablation, calibrate, examine, output, table
 from care_cli.cli import extractors as options
 from care_cli.errors import CareError
 
@@ -16,6 +16,7 @@ app.callback(invoke_without_command=True)(examine.evaluate)
 
 app.command("calibrate")(calibrate.calibrate)
 app.command("ablation")(ablation.ablation)
+app.command("table")(table.table)
 
 Number = int | None
 WORST = 5  # points that are shown of a species

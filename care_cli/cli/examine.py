@@ -12,6 +12,7 @@ from care_cli.errors import CareError
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
+    from care_cli.evaluation.protocols import Protocol
     from care_cli.records import ModelSpec
 
 Models = Annotated[
@@ -19,7 +20,9 @@ Models = Annotated[
     typer.Option("--model", help="Name, file or timm:NAME; repeat to compare.  [default: as `care index`]"),
 ]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the one model timm:NAME.")]
-Kind = Annotated[str, typer.Option(help="loo: each crop asks all others; qg: a share of each animal's crops asks.")]
+Kind = Annotated[
+    str, typer.Option(help="loo: each crop asks all others; qg: a share of each animal's asks; list: --split-file.")
+]
 QueryShare = Annotated[float | None, typer.Option(metavar="SHARE", help="Of qg, 0 to 1.  [default: 0.46]")]
 Exclude = Annotated[
     list[str] | None, typer.Option(metavar="event|day", help="Compare with no crop of the same event or day.")
@@ -45,6 +48,9 @@ def evaluate(
     baseline: Annotated[str | None, typer.Option(help="Row to compare with.  [default: the first]")] = None,
     protocol: Kind = "loo",
     query_share: QueryShare = None,
+    split_file: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Columns path, individual, part: query asks gallery.")
+    ] = None,
     exclude: Exclude = None,
     same_flank: Annotated[bool, typer.Option("--same-flank", help="Compare with the same flank only.")] = False,
     camera_filter: Annotated[
@@ -72,7 +78,7 @@ def evaluate(
         filters = [*(exclude or []), *["flank"] * same_flank, *["camera"] * camera_filter]
         cfg = stage.EvaluateConfig(
             models=tuple(_specs(catalog, model or [], weights, seeds)),
-            protocol=stage.protocol_of(protocol, filters, query_share, seed),
+            protocol=_protocol(catalog, protocol, filters, query_share, seed, split_file),
             split=split, part=part, species=species, closed_set=closed_set, leaks=leaks, baseline=baseline, seed=seed,
             device=choose(ctx.obj.device), engine=engine, precision=precision,
             **({} if unknown is None else {"open_share": unknown}),
@@ -85,6 +91,19 @@ def evaluate(
         if report is not None:
             page.write(catalog, found, report)
     _show(ctx, found, csv)
+
+
+def _protocol(
+    catalog: Catalog, kind: str, filters: list[str], share: float | None, seed: int, listed: Path | None
+) -> Protocol:
+    """The protocol that was asked for, a list's where one is given."""
+    from care_cli.stages import evaluate_reid, split_lists
+
+    if listed is None and kind != "list":
+        return evaluate_reid.protocol_of(kind, filters, share, seed)
+    if listed is None or kind not in ("loo", "list") or share is not None:
+        raise CareError("A list says who asks whom: give --split-file FILE.csv, and no other --protocol or share.")
+    return split_lists.protocol_of(catalog, listed, filters)
 
 
 def _specs(catalog: Catalog, names: list[str], weights: Path | None, seeds: int | None) -> list[ModelSpec]:

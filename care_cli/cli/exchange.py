@@ -59,6 +59,9 @@ def import_dataset(
     ctx: typer.Context,
     path: Annotated[Path, typer.Argument(help="The data set's folder.")],
     csv: Annotated[Path | None, typer.Option(help="Table of the photos; without it folders are names.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(metavar="NAME|none", help="Read as this known data set.  [default: recognised]")
+    ] = None,
     path_column: Annotated[str, typer.Option(help="Column of the file, relative to PATH.")] = "path",
     identity_column: Annotated[str, typer.Option(help="Column of the animal's name.")] = "identity",
     split_column: Annotated[str | None, typer.Option(help="Column of the part (train, test, ...).")] = None,
@@ -73,16 +76,18 @@ def import_dataset(
     join: Annotated[bool, typer.Option("--join", help="Names that exist already mean the same animals.")] = False,
 ) -> None:
     """An existing re-identification data set: each photo one crop, its name a decision."""
+    from care_cli.stages import benchmark
     from care_cli.stages.import_dataset import Dataset, entries, run
 
     dataset = Dataset(
         path, csv, path_column, identity_column, split_column, split, date_column, flank_column, event_column,
         box_columns, species_column, species, prefix, join,
     )  # fmt: skip
+    dataset, notes = benchmark.recognised(dataset, layout)
     refuse_catalog_among_photos(ctx.obj.catalog, [path])
     entries(dataset)  # a wrong path or table begins no catalog
     with open_catalog(ctx, create=True) as catalog:
-        summary = run(catalog, dataset)
+        summary = run(catalog, dataset) | notes
     report(ctx, summary)
     if summary["failed"]:
         raise typer.Exit(1)

@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from care_cli.errors import CareError
+
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Engine = Annotated[str, typer.Option(help="What networks run in: auto, torch or openvino.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
@@ -26,6 +28,22 @@ class Options:
     json: bool = False
     quiet: bool = False
     verbose: bool = False
+
+
+def pairs(option: str, texts: Iterable[str] | None) -> dict[str, str]:
+    """What `NAME=VALUE` texts say. CareError for others."""
+    found = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not (equals and key and value):
+            raise CareError(f"{option} takes NAME=VALUE, but got {text!r}.")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def words(text: str | None) -> tuple[str, ...]:
+    """What a list with commas names."""
+    return tuple(filter(None, (word.strip() for word in (text or "").split(","))))
 
 
 def message(text: str) -> None:

@@ -1,46 +1,82 @@
-"""The picture of an ablation: top-1 of each cell with its interval, and the paper's beside it."""
+"""The picture of a table's cells: what each reached with its interval, and the paper's figures beside it."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from care_cli.evaluation.plots import COLOURS
 from care_cli.outputs import write_whole
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def plot(found: Mapping[str, Any], path: Path) -> None:
-    """Draw what `care evaluate ablation` found: a line for each size of backbone, filled what was measured here with
-    95 % t-intervals over seeds, hollow what the paper prints."""
+WORDS = {"top1": "top-1, %", "mAP": "mAP, %"}
+
+
+def plot(panels: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[str], title: str, path: Path) -> None:
+    """Draw rows of cells, a column of panels a data set (`panels`, by name) and a row a metric, to a file."""
+    write_whole(path, drawn(panels, metrics, title, path.suffix[1:].lower()))
+
+
+def drawn(
+    panels: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[str], title: str, form: str = "png"
+) -> bytes:
+    """The same as a picture's bytes: a line for each size of backbone, filled what was measured here with 95 %
+    t-intervals over seeds, hollow what the paper prints."""
     from matplotlib.figure import Figure
 
-    sizes = list(dict.fromkeys(row["size"] for row in found["rows"]))
-    variants = list(dict.fromkeys(row["variant"] for row in found["rows"]))
-    figure = Figure(figsize=(max(5.0, 1.5 + 0.9 * len(variants)), 4.2), layout="constrained")
-    axes = figure.subplots()
+    variants = max(len({row["variant"] for row in rows}) for rows in panels.values())
+    width = max(5.0, 1.5 + 0.9 * variants) if len(panels) == 1 else max(2.6, 0.8 + 0.55 * variants) * len(panels)
+    figure = Figure(figsize=(width, 0.9 + 3.3 * len(metrics)), layout="constrained")
+    grid = figure.subplots(len(metrics), len(panels), squeeze=False)
+    for across, (dataset, rows) in enumerate(panels.items()):
+        for down, metric in enumerate(metrics):
+            _panel(grid[down][across], rows, metric, dataset, across == 0)
+            if down == 0 and len(panels) > 1:
+                grid[down][across].set_title(dataset, fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    stream = io.BytesIO()
+    figure.savefig(stream, format=form, dpi=150)
+    return stream.getvalue()
+
+
+def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str, dataset: str, named: bool) -> None:
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
     for number, size in enumerate(sizes):
-        rows = [row for row in found["rows"] if row["size"] == size]
+        own = [row for row in rows if row["size"] == size]
         colour, beside = COLOURS[number % len(COLOURS)], 0.08 * (number - (len(sizes) - 1) / 2)
-        measured = [(variants.index(row["variant"]) + beside, row["metrics"]["top1"]) for row in rows if row["metrics"]]
+        measured = [(variants.index(row["variant"]) + beside, row["metrics"][metric]) for row in own if row["metrics"]]
         if measured:
             axes.errorbar(
-                [x for x, _ in measured], [100 * top1["mean"] for _, top1 in measured],
-                [100 * (top1["half"] or 0) for _, top1 in measured],
+                [x for x, _ in measured], [100 * one["mean"] for _, one in measured],
+                [100 * (one["half"] or 0) for _, one in measured],
                 fmt="o-", ms=5, capsize=3, color=colour, label=size,
             )  # fmt: skip
-        printed = [(variants.index(row["variant"]) + beside, row["published"]) for row in rows if row["published"]]
+        printed = [
+            (variants.index(row["variant"]) + beside, row["published"][metric], row["published"].get(f"{metric}_half"))
+            for row in own
+            if (row["published"] or {}).get(metric) is not None
+        ]
         if printed:
-            places, shares = zip(*printed, strict=True)
-            label = f"{size}, paper ({found['published']['dataset']})"
-            axes.plot(places, [100 * share for share in shares], "D:", mfc="none", ms=5, color=colour, label=label)
-    axes.set_xticks(range(len(variants)), variants, rotation=20 if len(variants) > 5 else 0)
-    axes.set(ylabel="top-1, %", title=f"{found['ablation']}: {found['about']}")
-    axes.title.set_fontsize(10)
+            places, shares, halves = zip(*printed, strict=True)
+            axes.errorbar(
+                places, [100 * share for share in shares], [100 * (half or 0) for half in halves],
+                fmt="D:", mfc="none", ms=5, lw=1, color=colour, label=_paper(size if len(sizes) > 1 else "", dataset),
+            )  # fmt: skip
+    long = len(variants) > 5 or max(map(len, variants)) > 9
+    axes.set_xticks(range(len(variants)), variants, rotation=30 if long else 0, fontsize=8)
+    axes.set_xlim(-0.5, len(variants) - 0.5)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -2), min(high, 102))  # an interval over few seeds may leave the shares that can be
+    axes.set_ylabel(WORDS.get(metric, metric) if named else "")
     axes.grid(axis="y", alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
-    stream = io.BytesIO()
-    figure.savefig(stream, format=path.suffix[1:].lower(), dpi=150)
-    write_whole(path, stream.getvalue())
+        axes.legend(fontsize=7)
+
+
+def _paper(size: str, dataset: str) -> str:
+    return f"{f'{size}, ' if size else ''}paper{f' ({dataset})' if dataset else ''}"

@@ -64,8 +64,31 @@ def embedded(vectors: np.ndarray) -> np.ndarray:
     return TSNE(2, **settings).fit_transform(reduced)
 
 
-def tsne(panels: Sequence[tuple[str, np.ndarray]], individuals: Sequence[str]) -> bytes:
-    """Models side by side: each a title and the places `(N,2)` of the same N crops, coloured by individual."""
+def embedded_together(vectors: np.ndarray, prototypes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places `(N,2)` of vectors `(N,D)` and `(C,2)` of prototypes `(C,D)` in one t-SNE, as `embedded` makes it.
+
+    Their directions alone count: a text's feature and a photo's are not equally long. Raises CareError where D differs.
+    """
+    if vectors.shape[1:] != prototypes.shape[1:]:
+        raise CareError(
+            f"Photos and texts are seen together where their features are as long, but got {vectors.shape[1]} and "
+            f"{prototypes.shape[1]} numbers."
+        )
+    both = np.concatenate([np.asarray(vectors, np.float64), np.asarray(prototypes, np.float64)])
+    both /= np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12)
+    places = embedded(both)
+    return places[: len(vectors)], places[len(vectors) :]
+
+
+def tsne(
+    panels: Sequence[tuple[str, np.ndarray]],
+    individuals: Sequence[str],
+    prototypes: Mapping[str, np.ndarray] | None = None,
+) -> bytes:
+    """Models side by side: each a title and the places `(N,2)` of the same N crops, coloured by individual.
+
+    `prototypes` are places `(2,)` by individual, of each a cross in the colour of its crops.
+    """
     from matplotlib.patheffects import withStroke
 
     names = sorted(set(individuals))
@@ -77,9 +100,17 @@ def tsne(panels: Sequence[tuple[str, np.ndarray]], individuals: Sequence[str]) -
                 own = places[whose == name]
                 look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS)]}
                 axes.scatter(own[:, 0], own[:, 1], s=26, lw=0.4, edgecolors="white", label=_short(name), **look)
+                if prototypes and name in prototypes:
+                    for width, colour in ((5.0, "white"), (2.6, look["color"])):
+                        axes.scatter(*prototypes[name], s=110, marker="x", lw=width, color=colour, zorder=3)
                 centre = own[np.linalg.norm(own - np.median(own, 0), axis=1).argmin()]
                 label = axes.annotate(
-                    _short(name), centre, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7.5
+                    _short(name),
+                    centre,
+                    xytext=(0, 9 if prototypes else 5),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=7.5,
                 )
                 label.set_path_effects([withStroke(linewidth=2.2, foreground="white")])
             axes.set_title(title, fontsize=10)

@@ -3,6 +3,7 @@
 loo  every crop asks all the others; itself is left out by its index
 qg   of each animal a seeded share of the crops asks, the rest is the gallery (0.46 as in the splits of IndivAID,
      0.2 as the CKPE paper's figures suggest); an animal of a single crop is in the gallery
+list the crops that a list says ask those that it says answer; others do neither
 
 Filters say what a query is not compared with:
 
@@ -22,7 +23,7 @@ import numpy as np
 from care_cli.errors import CareError
 from care_cli.evaluation.metrics import Answers, answered
 
-KINDS = ("loo", "qg")
+KINDS = ("loo", "qg", "list")
 FILTERS = ("event", "day", "flank", "camera")
 QUERY_SHARE = 0.46
 BLOCK = 2**22  # similarities held at once
@@ -57,26 +58,32 @@ class Protocol:
     filters: tuple[str, ...] = ()  # of FILTERS
     query_share: float = QUERY_SHARE  # of qg
     seed: int = 0  # of qg's draw
+    queries: tuple[int, ...] = ()  # of list: ids of the crops that ask,
+    gallery: tuple[int, ...] = ()  # and of those that answer
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise CareError(f"A protocol is {' or '.join(KINDS)}, not {self.kind!r}.")
+            raise CareError(f"A protocol is {', '.join(KINDS)}, not {self.kind!r}.")
         if unknown := set(self.filters) - set(FILTERS):
             raise CareError(f"What can be left out is {', '.join(FILTERS)}, not {', '.join(sorted(unknown))}.")
         if not 0 < self.query_share < 1:
             raise CareError(f"The share of queries lies between 0 and 1, but got {self.query_share:g}.")
+        if (self.kind == "list") != bool(self.queries and self.gallery):
+            raise CareError("A list of queries and a gallery belong to the protocol 'list', which needs both.")
 
 
 def sides(crops: Crops, protocol: Protocol, may_ask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Rows `(Q,) int64` of the crops that ask and `(G,) int64` of those that answer, ascending.
 
-    `may_ask (N,) bool` leaves others out of the queries (they answer). Of qg, round(share · n) of an animal's n crops
-    ask, at least one and at most n - 1.
+    `may_ask (N,) bool` leaves others out of the queries (they answer; by a list only if it says so). Of qg,
+    round(share · n) of an animal's n crops ask, at least one and at most n - 1.
     """
     rows = np.arange(len(crops))
     may_ask = np.ones(len(crops), bool) if may_ask is None else may_ask
     if protocol.kind == "loo":
         return rows[may_ask], rows
+    if protocol.kind == "list":
+        return rows[np.isin(crops.id, protocol.queries) & may_ask], rows[np.isin(crops.id, protocol.gallery)]
     chance = np.random.default_rng(protocol.seed)
     asks = np.zeros(len(crops), bool)
     for name in np.unique(crops.individual):

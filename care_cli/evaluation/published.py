@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,30 @@ def recognise(folders: Iterable[str], individuals: int, images: int) -> str | No
             counted.add(name)
     found = called or counted
     return found.pop() if len(found) == 1 else None
+
+
+def counted(dataset: str, photos: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
+    """What of a copy of a data set is used, and in words how its counts differ from the papers'.
+
+    `photos` are those of each individual; without the individuals that the papers leave out it is returned.
+    """
+    about = published()["datasets"][dataset]
+    used = {name: count for name, count in photos.items() if count > 1 or about.get("singles", True)}
+    lines = []
+    if single := len(photos) - len(used):
+        lines.append(f"{single} individuals of a single photo are left out, as in the paper")
+    here = len(used), sum(used.values())
+    if "individuals" not in about:
+        return used, [*lines, f"{here[0]} individuals in {here[1]} photos; the papers do not say how many there are"]
+    wanted = about["individuals"], about["images"]
+    if here == wanted:
+        return used, [*lines, f"counts as published: {here[0]} individuals in {here[1]} photos"]
+    kind = "A PART" if here[0] <= wanted[0] and here[1] <= wanted[1] else "OTHER PHOTOS"
+    lines.append(
+        f"{kind} OF THE DATA SET: this copy has {here[0]} individuals in {here[1]} photos, the papers count "
+        f"{wanted[0]} in {wanted[1]}; figures on it are not comparable"
+    )
+    return used, lines
 
 
 def cells(paper: str, number: int | None, dataset: str) -> dict[str, dict[str, float]]:

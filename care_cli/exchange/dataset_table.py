@@ -1,4 +1,4 @@
-"""Reading an existing re-identification data set: which animal is on which photo, by folders or by a table."""
+"""Reading an existing re-identification data set: which animal is on which photo, by folders, a table, or as known."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from care_cli.decisions import checked_name
 from care_cli.errors import CareError
+from care_cli.exchange import layouts
 from care_cli.geometry import Box
 from care_cli.scan import Found, Unreadable, display_path, scan
 
@@ -27,7 +28,7 @@ DELIMITERS = ",;\t"
 
 @dataclass(frozen=True)
 class Dataset:
-    """What `care import dataset` was told. Without `csv`, a photo's folder is its animal's name."""
+    """What `care import dataset` was told. Without `csv` and `layout`, a photo's folder is its animal's name."""
 
     path: Path
     csv: Path | None = None
@@ -43,6 +44,7 @@ class Dataset:
     species: str | None = None  # of all animals whose row says none
     prefix: str = ""  # before every name
     join: bool = False  # names that exist already mean the same animals
+    layout: str | None = None  # a known data set of `layouts`, read as it is published
 
     @property
     def name(self) -> str:
@@ -60,7 +62,7 @@ class Dataset:
             "split": self.split,
             "species": self.species,
             "prefix": self.prefix,
-        }
+        } | ({"layout": self.layout, "read_as": layouts.digest(self.layout)} if self.layout else {})
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Entry:
     species: str | None = None
     date: str | None = None  # 'YYYY-MM-DD HH:MM:SS[.fff]'
     event: str | None = None
+    camera: str | None = None  # what the data set calls it
     evidence: dict | None = None  # what the data set says, in its own words
 
 
@@ -85,16 +88,41 @@ def entries(dataset: Dataset) -> tuple[list[tuple[Found, list[Entry]]], list[str
     """
     if not dataset.path.is_dir():
         raise CareError(f"A data set is a folder of photos, but {dataset.path} is none.")
-    if dataset.csv is None:
-        groups, failures = _from_folders(dataset)
-    else:
+    if dataset.csv is not None:
         groups, failures = _from_table(dataset, dataset.csv)
+    elif dataset.layout is not None:
+        groups, failures = _from_layout(dataset, dataset.layout)
+    else:
+        groups, failures = _from_folders(dataset)
     if not groups and not failures:
         raise CareError(f"No photo was found for the data set in {dataset.path}. Check the folder and --split.")
     return groups, failures
 
 
-def _from_folders(dataset: Dataset) -> tuple[list[tuple[Found, list[Entry]]], list[str]]:
+def _from_layout(dataset: Dataset, name: str) -> tuple[list[tuple[Found, list[Entry]]], list[str]]:
+    _refuse_columns(dataset)
+    sightings, failures = layouts.read(dataset.path, name)
+    groups: dict[bytes, tuple[Found, list[Entry]]] = {}
+    for one in sightings:
+        path = display_path(one.found.relative)
+        said = {"part": one.part, "flank": one.flank, "camera": one.camera, "event": one.event, "date": one.date}
+        entry = Entry(
+            path=path,
+            name=_name(dataset, one.identity, path),
+            box=one.box,
+            flank=flank(one.flank),
+            species=dataset.species or layouts.known()[name]["species"],
+            date=_date(one.date, path),
+            event=one.event,
+            camera=one.camera,
+            evidence={"path": path, "identity": one.identity} | {key: word for key, word in said.items() if word},
+        )
+        groups.setdefault(one.found.relative, (one.found, []))[1].append(entry)
+    return list(groups.values()), failures
+
+
+def _refuse_columns(dataset: Dataset) -> None:
+    """CareError for what speaks of a table's columns, where there is none."""
     for option, value in (
         ("--split", dataset.split), ("--split-column", dataset.split_column), ("--date-column", dataset.date_column),
         ("--flank-column", dataset.flank_column), ("--event-column", dataset.event_column),
@@ -102,6 +130,10 @@ def _from_folders(dataset: Dataset) -> tuple[list[tuple[Found, list[Entry]]], li
     ):  # fmt: skip
         if value is not None:
             raise CareError(f"{option} speaks of a table: name it with --csv FILE.")
+
+
+def _from_folders(dataset: Dataset) -> tuple[list[tuple[Found, list[Entry]]], list[str]]:
+    _refuse_columns(dataset)
     groups, failures = [], []
     for found in scan([dataset.path]):
         if isinstance(found, Unreadable):

@@ -127,6 +127,12 @@ def listing(items: Sequence[str]) -> str:
     return f"<ul>{''.join(f'<li>{text(item)}</li>' for item in items)}</ul>\n" if items else ""
 
 
+def links(items: Mapping[str, str]) -> str:
+    """Words that lead to files beside the page, a line each."""
+    lines = [f'<li><a href="{text(file)}">{text(words)}</a></li>' for words, file in items.items()]
+    return f"<ul>{''.join(lines)}</ul>\n"
+
+
 def table(columns: Mapping[str, str], rows: Sequence[tuple[str, Sequence[Cell]]]) -> str:
     """A table. `columns` are headings with what each means (shown where the mouse rests); a row has a class."""
     first = rows[0][1] if rows else ()

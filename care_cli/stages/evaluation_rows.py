@@ -120,8 +120,10 @@ def differences(
 
 def described(protocol: Protocol) -> dict[str, Any]:
     """The protocol as plain values."""
-    about = {"kind": protocol.kind, "filters": list(protocol.filters)}
-    return about | ({"query_share": protocol.query_share, "seed": protocol.seed} if protocol.kind == "qg" else {})
+    own = {"qg": ("query_share", "seed"), "list": ("queries", "gallery")}.get(protocol.kind, ())
+    told = {name: getattr(protocol, name) for name in own}
+    told = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
+    return {"kind": protocol.kind, "filters": list(protocol.filters)} | told
 
 
 def number(value: float) -> float | None:

@@ -128,6 +128,7 @@ def _asked(found: dict) -> str:
     how = {
         "loo": "each asks all others",
         "qg": f"{100 * protocol.get('query_share', 0):.0f} % of an animal's crops ask the rest",
+        "list": f"of a list {len(protocol.get('queries', ()))} ask {len(protocol.get('gallery', ()))}",
     }[protocol["kind"]]
     where = f"part {split['part']} of {split_words(split)}" if split else "all named crops, for no split was named"
     known = " The models know these animals (closed set)." if found["closed_set"] else ""

@@ -80,7 +80,8 @@ def run(catalog: Catalog, dataset: Dataset) -> dict:
                 for job in jobs:
                     _write(catalog, dataset, progress, job)
             bar.update(len(batch))
-    catalog.finish_meeting(progress.source_id, whole=dataset.csv is None and not failures)
+    whole = dataset.csv is None and dataset.layout is None and not failures  # else other photos may lie there
+    catalog.finish_meeting(progress.source_id, whole=whole)
     catalog.finish_run(run_id)
     return {
         "run": run_id,
@@ -142,7 +143,7 @@ def _write(catalog: Catalog, dataset: Dataset, progress: Progress, job: Job) -> 
         catalog.add_file(progress.source_id, found.relative, path, found.bytes, found.mtime_ns, failure=job.failure)
         progress.failures.append(f"{path}: {job.failure}")
         return
-    image_id = job.image_id or _add_image(catalog, progress, job, path)
+    image_id = job.image_id or _add_image(catalog, dataset, progress, job, path)
     state = catalog.image_brief(image_id)
     progress.images.add(image_id)
     if state["state"] == "unreadable":
@@ -154,12 +155,14 @@ def _write(catalog: Catalog, dataset: Dataset, progress: Progress, job: Job) -> 
     _join_event(catalog, progress, job.entries, image_id, state)
 
 
-def _add_image(catalog: Catalog, progress: Progress, job: Job, path: str) -> int:
-    """The image of a file that was read; an undated one takes the date that the table gives."""
+def _add_image(catalog: Catalog, dataset: Dataset, progress: Progress, job: Job, path: str) -> int:
+    """The image of a file that was read; an undated one takes the date, and all the camera, that the data set gives."""
     photo = job.reading.photo
     date = next((entry.date for entry in job.entries if entry.date), None)
+    camera = next((entry.camera for entry in job.entries if entry.camera), None)
+    deployment = catalog.add_deployment(f"{dataset.name} camera {camera}") if camera else None
     known = catalog.find_image(photo.sha256)
-    image_id = catalog.add_image(replace(photo, captured_at=photo.captured_at or date), None)
+    image_id = catalog.add_image(replace(photo, captured_at=photo.captured_at or date), deployment)
     if known is None or not catalog.imported_crops(known):
         progress.new.add(image_id)
     found = job.found

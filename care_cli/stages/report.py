@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from care_cli.pages import report_html as html
 from care_cli.pages.heat_sheet import heat_sheet
 from care_cli.stages import report_evidence as evidence
 from care_cli.stages import report_tables as tables
+from care_cli.stages import report_words
 from care_cli.stages.evaluation_data import crops_of
 from care_cli.stages.evaluation_tables import LEAKY, is_leaky
 
@@ -29,13 +30,18 @@ MAPS = 2  # models of the Grad-CAM: the baseline and the best
 
 
 def check(catalog: Catalog, folder: Path) -> None:
-    """CareError when no report can be written to `folder`; asked before long work begins, too.
+    """As `check_folder`, of a catalog's report; asked before long work begins, too."""
+    check_folder(folder, catalog.scanned_folders())
+
+
+def check_folder(folder: Path, scanned: Iterable[str]) -> None:
+    """CareError when no report can be written to `folder`, or it lies in one of the `scanned` folders.
 
     It is a new folder, an empty one, or one that holds an earlier report.
     """
     if not folder.absolute().parent.is_dir():
         raise CareError(f"There is no folder {folder.parent} for the report. Make it first, or name another place.")
-    refuse_scanned(folder / PAGE, catalog.scanned_folders())
+    refuse_scanned(folder / PAGE, scanned)
     try:
         if folder.exists() and any(folder.iterdir()) and not _is_ours(folder / PAGE):
             raise CareError(f"{folder} holds other files and no report of CARE. Name a new folder.")
@@ -68,6 +74,7 @@ def write(catalog: Catalog, result: dict, folder: Path) -> list[Path]:
         html.Section("Curves", "How many answers to look at, and how alike animals are", _curves(seen, pictures)),
         *_calibration(catalog, seen, pictures),
         *_individuals(seen, result, pictures),
+        *report_words.section(catalog, seen.rows, pictures),
         html.Section("Mistakes", f"The worst answers of {seen.best.name}", _queries(catalog, seen, evidence.worst)),
         html.Section("Successes", f"The best answers of {seen.best.name}", _queries(catalog, seen, evidence.best)),
         *_looked(catalog, seen, result, pictures),
@@ -75,12 +82,13 @@ def write(catalog: Catalog, result: dict, folder: Path) -> list[Path]:
     ]
     foot = f"Made by CARE {__version__}. People are blacked out in every stored crop."
     page = html.page("Telling animals apart", tables.data_words(result), sections, foot)
-    return _written(
+    return written(
         folder, {PAGE: page, RESULT: json.dumps(result, indent=1) + "\n", TABLE: tables.table_csv(result)} | pictures
     )
 
 
-def _written(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
+def written(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
+    """Files of a report, by name, in its folder; it is made where it is not there."""
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -91,7 +99,7 @@ def _written(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
 
 
 def _reopened(catalog: Catalog, result: Mapping[str, Any]) -> evidence.Examination:
-    protocol = result["protocol"] | {"filters": tuple(result["protocol"]["filters"])}
+    protocol = {key: tuple(value) if isinstance(value, list) else value for key, value in result["protocol"].items()}
     crops = crops_of(catalog, result["crops"]["all"])
     if len(crops) != len(result["crops"]["all"]):
         raise CareError(evidence.CHANGED)

@@ -46,6 +46,7 @@ FILTERS = {
 KINDS = {
     "loo": "every crop asks all the others",
     "qg": "of each animal some crops ask and the others answer, drawn once",
+    "list": "the crops that a list says ask those that it says answer",
 }
 COLUMNS = ("name", "method", "seeds", "variant", "queries")
 ENDS = {"": "mean", "_half": "half", "_low": "low", "_high": "high"}
@@ -296,7 +297,8 @@ def how(result: Mapping[str, Any]) -> str:
 
 
 def _values(table: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in table.items() if not isinstance(value, dict))
+    said = {key: f"{len(value)} crops" if key in ("queries", "gallery") else value for key, value in table.items()}
+    return ", ".join(f"{key} {value}" for key, value in said.items() if not isinstance(value, dict))
 
 
 def table_csv(result: Mapping[str, Any]) -> str:

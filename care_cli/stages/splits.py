@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from care_cli.catalog import Catalog
 
 ANIMALS = Selection(category="animal")
+SIDES = {"gallery": "test", "query": "test"}  # parts of a published list that are the two sides of its test part
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def _unusable(row: dict, bare: set[int]) -> str | None:
 def read_manifest(path: Path) -> tuple[dict[str, str], str]:
     """The part of each individual that a CSV file with the columns `individual` and `part` says, and its SHA-256.
 
-    Raises CareError when it cannot be read, has other columns, names a part that does not exist, or two of one animal.
+    Gallery and query are the test part. Raises CareError when it cannot be read, has other columns, names a part that
+    does not exist, or two of one animal.
     """
     try:
         data = path.read_bytes()
@@ -115,8 +117,9 @@ def read_manifest(path: Path) -> tuple[dict[str, str], str]:
     parts: dict[str, str] = {}
     for line, row in enumerate(rows, 2):
         name, part = (row["individual"] or "").strip(), (row["part"] or "").strip()
+        part = SIDES.get(part, part)
         if part not in PARTS:
-            raise CareError(f"{path}, line {line}: a part is {', '.join(PARTS)}, but got {part!r}.")
+            raise CareError(f"{path}, line {line}: a part is {', '.join([*PARTS, *SIDES])}, but got {part!r}.")
         if parts.setdefault(name, part) != part:
             raise CareError(f"{path}, line {line}: {name!r} is in {parts[name]} already; an animal is in one part.")
     if absent := [part for part in ("train", "test") if part not in parts.values()]:

@@ -173,6 +173,11 @@ def usual(method: str) -> tuple[str | None, str | None]:
     return getattr(module, "BACKBONE", None), getattr(module, "WEIGHTS", None)
 
 
+def presets(method: str) -> set[str]:
+    """Names of a method's bundles of settings."""
+    return set(getattr(_module(method), "PRESETS", ()))
+
+
 def train(data: LabelledCrops, cfg: TrainConfig, folder: Path | None = None, **how: Any) -> loop.Trained:
     """Train a method in all its phases; takes and gives what `loop.train` does."""
     from care_cli.training import loop
