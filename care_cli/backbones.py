@@ -67,12 +67,13 @@ def stem_vit(img_size: int = 64, widths: tuple[int, ...] = (24, 48, 96, 160), de
     )
 
 
-def fold_neck(model: nn.Module, neck: nn.Module) -> None:
-    """Let a transformer's last norm do what a BatchNorm1d without weights did behind it in training.
+def fold_neck(model: nn.Module, neck: nn.BatchNorm1d) -> None:
+    """Let a transformer's last norm do what a BatchNorm1d did behind it in training.
 
-    Both are linear by channel: (w·n + b - mean) / deviation = (w / deviation)·n + (b - mean) / deviation. That norm
-    stands behind pooling (`fc_norm`) or, when a token is taken or all are averaged, before it (`norm`). What wraps a
-    transformer as its `vit` passes it on. Raises CareError for a network without such a norm.
+    Both are linear by channel: s·(w·n + b - mean) + t = (s·w)·n + s·(b - mean) + t, with s the neck's weight by its
+    deviation and t its bias, 1 by deviation and 0 where it has none. That norm stands behind pooling (`fc_norm`) or,
+    when a token is taken or all are averaged, before it (`norm`). What wraps a transformer as its `vit` passes it on.
+    Raises CareError for a network without such a norm.
     """
     import torch
 
@@ -86,6 +87,6 @@ def fold_neck(model: nn.Module, neck: nn.Module) -> None:
             "train it without one."
         )
     with torch.no_grad():
-        deviation = (neck.running_var + neck.eps).sqrt()
-        norm.bias.copy_((norm.bias - neck.running_mean) / deviation)
-        norm.weight.div_(deviation)
+        scale = (neck.running_var + neck.eps).rsqrt() * (1 if neck.weight is None else neck.weight)
+        norm.bias.copy_((norm.bias - neck.running_mean) * scale + (0 if neck.bias is None else neck.bias))
+        norm.weight.mul_(scale)

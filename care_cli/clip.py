@@ -51,6 +51,8 @@ class ImageTower(nn.Module):
     Raises CareError for towers that are no plain transformer with a class token.
     """
 
+    entrance = "visual.patch_dropout"  # the module whose input are the tokens with their positions
+
     def __init__(self, embedding: str = "both", **options: Any):
         super().__init__()
         if embedding not in EMBEDDINGS:

@@ -12,7 +12,7 @@ from care_cli.encoders import FAMILIES, load_network
 from care_cli.errors import CareError
 from care_cli.headers import scheme_of
 from care_cli.preparation import Preparation
-from care_cli.records import KeypointScheme, ModelSpec
+from care_cli.records import ModelSpec, Scheme
 from care_cli.weights import digest
 
 if TYPE_CHECKING:
@@ -23,14 +23,14 @@ class Embedder:
     """An embedding model ready for use, from any thread; made by `load_embedder`.
 
     `dim` is the vector's length; `settings` is what changes results beside the weights and the precision; `workers` is
-    how many calls it likes at a time, and `batch` how many crops in each. `scheme`: which points it is shown, in this
-    order; None: none.
+    how many calls it likes at a time, and `batch` how many crops in each. `scheme`: what it is told beside pixels, of
+    which points or viewpoints, in this order; None: nothing.
     """
 
     def __init__(self, engine: engines.Engine, about: dict[str, Any]):
         self.settings: dict[str, Any] = about["settings"]
         self.dim: int = about["dim"]
-        self.scheme: KeypointScheme | None = scheme_of(self.settings)
+        self.scheme: Scheme | None = scheme_of(self.settings)
         self.preparation = Preparation(**about["preparation"])
         engine.plan(self.preparation.height, self.preparation.width)
         self.engine, self.device, self.precision = engine.name, engine.device, engine.precision
@@ -41,19 +41,20 @@ class Embedder:
         """One crop as the network wants it: `(H,W,3) uint8` RGB."""
         return self.preparation(image)
 
-    def embed(self, batch: np.ndarray, points: np.ndarray | None = None) -> np.ndarray:
+    def embed(self, batch: np.ndarray, beside: np.ndarray | None = None) -> np.ndarray:
         """Vectors `(B,dim) float32` of L2 norm 1 for transformed crops `(B,H,W,3) uint8`.
 
-        `points`, for a model with a `scheme`, are `(B,K,3) float32` as `keypoints.inputs.shares` gives them; None, and
-        zeros: there are none, and the model answers as one that knows of no points.
+        `beside`, for a model with a `scheme`, is what it is told, `(B, ...) float32` of the scheme's shape: points as
+        `keypoints.inputs.shares` gives them, viewpoints as `stages.viewpoints.vector` does. None, and zeros: nothing is
+        known, and the model answers as one that is told nothing.
         """
         if not len(batch):
             return np.zeros((0, self.dim), np.float32)
         if self.scheme is None:
             vectors = self._engine(batch)
         else:
-            none = np.zeros((len(batch), len(self.scheme.names), 3), np.float32)
-            vectors = self._engine(batch, none if points is None else points)
+            nothing = np.zeros((len(batch), *self.scheme.shape), np.float32)
+            vectors = self._engine(batch, nothing if beside is None else beside)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 

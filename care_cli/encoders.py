@@ -17,8 +17,8 @@ from care_cli.backbones import STEM_VIT
 from care_cli.engines import Network
 from care_cli.errors import CareError
 from care_cli.geometry import as_size, sides
-from care_cli.headers import scheme_of
-from care_cli.records import ModelSpec
+from care_cli.headers import TOLD, scheme_of
+from care_cli.records import ModelSpec, ViewpointScheme
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,8 @@ OWN = {
     STEM_VIT: "care_cli.backbones:stem_vit",
     "care_clip": "care_cli.clip:Clip",
     "care_clip_image": "care_cli.clip:ImageTower",
+    "care_overlapping_vit": "care_cli.overlapping_vit:overlapping_vit",
+    "care_jigsaw_vit": "care_cli.jigsaw_vit:JigsawViT",
 }  # architectures beside timm's: what builds them from their options
 COSINE = 0.999  # from which two vectors of a crop are the same
 
@@ -37,8 +39,8 @@ def load_network(spec: ModelSpec, weights: Path) -> Network:
     """The graph that `spec` describes, with these weights: crops in, vectors that are not yet of norm 1 out.
 
     The module maps `(B,H,W,3) uint8` to `(B,dim) float32`; `about` has `dim`, `settings` (what changes results beside
-    the weights) and `preparation` (the fields of `preparation.Preparation`). A network that takes points, `(B,K,3)
-    float32` beside the crops, has `keypoints` in its settings, as its header has.
+    the weights) and `preparation` (the fields of `preparation.Preparation`). A network that is told something beside
+    the crops, `(B, ...) float32`, has `keypoints` or `viewpoints` in its settings, as its header has.
 
     Raises CareError when the weights do not fit, naming what differs; only a classifier's layers may be left over.
     """
@@ -46,7 +48,8 @@ def load_network(spec: ModelSpec, weights: Path) -> Network:
     model, settings, preparation = FAMILIES[spec.family](spec, Path(weights))
     size = sides(preparation["size"])
     module = _vectors(model, settings["mean"], settings["std"])
-    beside = ((len(settings["keypoints"]["names"]), 3),) if "keypoints" in settings else ()
+    scheme = scheme_of(settings)
+    beside = (scheme.shape,) if scheme else ()
     import torch
 
     with torch.inference_mode():
@@ -79,14 +82,25 @@ def build_backbone(architecture: str, **options: Any) -> torch.nn.Module:
 
 
 def build_embedder(
-    architecture: str, options: dict[str, Any] | None = None, keypoints: dict[str, Any] | None = None
+    architecture: str,
+    options: dict[str, Any] | None = None,
+    keypoints: dict[str, Any] | None = None,
+    viewpoints: dict[str, Any] | None = None,
 ) -> torch.nn.Module:
-    """An untrained backbone, `(B,3,S,S)` to `(B,D)`; with `keypoints`, one that takes points `(B,K,3)` too.
+    """An untrained backbone, `(B,3,S,S)` to `(B,D)`; with `keypoints`, one that takes points `(B,K,3)` too, and with
+    `viewpoints` one that takes `(B,V)`.
 
-    `options` are those of `build_backbone`, `keypoints` what a header says of them: names, mirrors, mode, soft, scale
-    (`KeypointViT.describe`). Raises CareError as the two do.
+    `options` are those of `build_backbone`, `keypoints` and `viewpoints` what a header says of them: names, mirrors,
+    mode, soft, scale (`KeypointViT.describe`); cameras, views, weight (`SideInformation.describe`). Raises CareError as
+    these do, and for both at once.
     """
     model = build_backbone(architecture, **(options or {}))
+    if keypoints is not None and viewpoints is not None:
+        raise CareError("A model is told of keypoints or of viewpoints, not of both.")
+    if viewpoints is not None:
+        from care_cli.side_information import SideInformation
+
+        return SideInformation(model, scheme_of({"viewpoints": viewpoints}), viewpoints["weight"])
     if keypoints is None:
         return model
     from care_cli.keypoint_vit import KeypointViT
@@ -100,12 +114,17 @@ def save_embedder(model: torch.nn.Module, path: Path, header: dict[str, Any]) ->
 
     `header` needs `method`, `architecture` (timm's name), `input_size`, `mean` and `std`; `options` (what
     `build_embedder` was given), `interpolation`, `crop_pct`, `crop_mode`, class names, training split and
-    metrics are kept. What a network that takes points says of itself is its `keypoints`.
+    metrics are kept. What a network that is told something says of itself is its `keypoints` or `viewpoints`.
     """
     if missing := {"method", "architecture", "input_size", "mean", "std"} - set(header):
         raise CareError(f"an embedder's header needs {', '.join(sorted(missing))}")
-    own = {"keypoints": model.describe()} if hasattr(model, "scheme") else {}
-    checkpoints.save(path, model.state_dict(), {"task": "embedder", **header, **own})
+    checkpoints.save(path, model.state_dict(), {"task": "embedder", **header, **told(model)})
+
+
+def told(model: torch.nn.Module) -> dict[str, Any]:
+    """What a network of `build_embedder` is told beside pixels, as a header has it; empty: nothing."""
+    scheme = getattr(model, "scheme", None)
+    return {} if scheme is None else {TOLD[isinstance(scheme, ViewpointScheme)]: model.describe()}
 
 
 def _timm(spec: ModelSpec, weights: Path) -> Built:
@@ -118,14 +137,13 @@ def _ours(spec: ModelSpec, weights: Path) -> Built:
     header = checkpoints.read_header(weights)
     if header.get("task") != "embedder" or not isinstance(header.get("architecture"), str):
         raise CareError(f"{weights.name} is not an embedder; its header says {header.get('task', 'nothing')}")
-    keypoints = header.get("keypoints")
-    make = functools.partial(build_embedder, header["architecture"], header.get("options"), keypoints)
+    said = {key: header.get(key) for key in ("options", *TOLD)}
+    make = functools.partial(build_embedder, header["architecture"], **said)
     model = checkpoints.build(weights, make)
-    load_weights(model, checkpoints.load_state(weights), weights)
+    load_weights(model, checkpoints.load_state(weights), weights, exact=True)
     said = {key: header[key] for key in DATA_KEYS if header.get(key) is not None}
-    settings, preparation = as_timm_says(model if keypoints is None else model.vit, header["architecture"], said)
-    settings["method"] = header.get("method")
-    return model, settings if keypoints is None else settings | {"keypoints": model.describe()}, preparation
+    settings, preparation = as_timm_says(getattr(model, "vit", model), header["architecture"], said)
+    return model, settings | {"method": header.get("method")} | told(model), preparation
 
 
 def _miewid(spec: ModelSpec, weights: Path) -> Built:
@@ -245,11 +263,18 @@ def classifier_layers(model: torch.nn.Module) -> tuple[str, ...]:
 
 
 def load_weights(
-    model: torch.nn.Module, state: dict[str, torch.Tensor], weights: Path, head: tuple[str, ...] = ()
+    model: torch.nn.Module,
+    state: dict[str, torch.Tensor],
+    weights: Path,
+    head: tuple[str, ...] = (),
+    exact: bool = False,
 ) -> None:
-    """Strict but for the classifier, after timm's own translation of older names."""
+    """Strict but for the classifier, after timm's own translation of older names and of positions of another grid.
+
+    With `exact` weights that fit are of this very grid: timm takes one of as many places for that of its pretraining.
+    """
     translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if translate is not None:
+    if translate is not None and not (exact and _shapes(state) == _shapes(model.state_dict())):
         try:
             state = translate(state, model)
         except Exception as error:  # it reshapes tensors by what the model says of itself
@@ -263,6 +288,10 @@ def load_weights(
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             raise CareError(f"the weights {weights.name} do not fit the model: they {kind} {shown}")
     model.load_state_dict({n: t for n, t in state.items() if n in wanted}, strict=False)
+
+
+def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 FAMILIES = {"timm": _timm, "open_clip": _open_clip, "miewid": _miewid, "care": _ours}

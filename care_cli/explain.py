@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FAMILIES = ("timm", "care", "miewid", "open_clip")
-INNER = ("vit", "backbone", "visual")  # where a network that wraps one of timm's or open_clip's keeps it
+INNER = ("vit", "backbone", "trunk", "visual")  # where a network that wraps one of timm's or open_clip's keeps it
 Score = Callable[["torch.Tensor"], "torch.Tensor"]  # the network's answer (1,D) to a number
 
 
@@ -37,7 +37,7 @@ class Explainer:
 
         self.model = model.float().eval().requires_grad_(False)
         self.preparation = preparation
-        self.scheme = getattr(model, "scheme", None)  # the points that it sees, where it sees any
+        self.scheme = getattr(model, "scheme", None)  # what it is told beside pixels, where it is told anything
         self._mean, self._std = (torch.tensor(settings[key])[:, None, None] for key in ("mean", "std"))
 
     @property
@@ -45,24 +45,25 @@ class Explainer:
         """Is it a plain transformer over patches, rather than stages of maps?"""
         return is_vit(self.model)
 
-    def features(self, images: Sequence[Image.Image], points: np.ndarray | None = None) -> torch.Tensor:
-        """`(B,D) float32` of crops, one at a time. `points (B,K,3) float32`: shares of width and height, weight."""
+    def features(self, images: Sequence[Image.Image], beside: np.ndarray | None = None) -> torch.Tensor:
+        """`(B,D) float32` of crops, one at a time. `beside (B, ...) float32`: what it is told, by its scheme."""
         import torch
 
         with torch.no_grad():
             return torch.cat(
                 [
-                    self._answer(points if points is None else points[i : i + 1])(self.pixels([image]))
+                    self._answer(beside if beside is None else beside[i : i + 1])(self.pixels([image]))
                     for i, image in enumerate(images)
                 ]
             )
 
-    def heat(self, image: Image.Image, score: Score, points: np.ndarray | None = None) -> np.ndarray:
+    def heat(self, image: Image.Image, score: Score, beside: np.ndarray | None = None) -> np.ndarray:
         """Grad-CAM's map `(h,w) float32`, not negative, over the part of a crop that `covered` says.
 
-        `points (K,3) float32` as the network sees them: shares of the crop's width and height, weight.
+        `beside` is what the network is told of it, `float32` of its scheme's shape: points as shares of the crop's
+        width and height with a weight, or its viewpoint.
         """
-        answer = self._answer(None if points is None else points[None])
+        answer = self._answer(None if beside is None else beside[None])
         return (gradcam_vit if self.is_vit else gradcam_cnn)(self.model, self.pixels([image]), score, answer)
 
     def covered(self, size: tuple[int, int]) -> Box:
@@ -76,13 +77,13 @@ class Explainer:
         pixels = torch.from_numpy(np.stack([self.preparation(image) for image in images])).permute(0, 3, 1, 2)
         return (pixels.float() / 255 - self._mean) / self._std
 
-    def _answer(self, points: np.ndarray | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _answer(self, beside: np.ndarray | None) -> Callable[[torch.Tensor], torch.Tensor]:
         import torch
 
-        if points is None or self.scheme is None:
+        if beside is None or self.scheme is None:
             return self.model
-        seen = torch.from_numpy(np.ascontiguousarray(points, np.float32))
-        return lambda pixels: self.model(pixels, seen)
+        told = torch.from_numpy(np.ascontiguousarray(beside, np.float32))
+        return lambda pixels: self.model(pixels, told)
 
 
 def load(spec: ModelSpec, weights: Path, *, classifier: bool = False, squash: bool = False) -> Explainer:
@@ -168,8 +169,9 @@ def _first_norm(trunk: torch.nn.Module) -> torch.nn.Module | None:
 
 
 def _trunk(model: torch.nn.Module) -> torch.nn.Module:
-    """timm's own network in one that adds something to it."""
-    return next((inner for name in INNER if (inner := getattr(model, name, None)) is not None), model)
+    """timm's own network in one that adds something to it, in as many layers as there are."""
+    inner = next((found for name in INNER if (found := getattr(model, name, None)) is not None), None)
+    return model if inner is None else _trunk(inner)
 
 
 def _at(

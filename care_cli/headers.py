@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from care_cli.errors import CareError
-from care_cli.records import CATEGORIES, KeypointScheme
+from care_cli.records import CATEGORIES, VIEWS, KeypointScheme, Scheme, ViewpointScheme
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 LABEL = 200  # characters of a class's or species' name
@@ -23,6 +23,7 @@ LARGEST_DIM = 100_000  # numbers of an embedding
 LARGEST_FILE = 2**50  # bytes
 KEYPOINT_MODES = ("ckpe", "kpe", "kpe-pooled")  # how a network is told of points, see keypoint_vit
 MOST_KEYPOINTS = 200  # categories of points
+MOST_VIEWPOINTS = 10_000  # pairs of a camera and a view
 ROLE = re.compile(r"(detect|propagate):(cpu|cuda)|index")
 PEOPLE = {"person", "people", "human", "man", "woman", "child"}
 VEHICLES = {"vehicle", "car", "truck", "bus", "motorcycle", "motorbike", "bicycle", "bike", "atv", "quad"}
@@ -87,12 +88,20 @@ def check_values(where: str, values: dict[str, Any]) -> None:
         check_labels(where, values["names"])
 
 
-def scheme_of(values: Any) -> KeypointScheme | None:
-    """The points that a model is shown, by its header or its settings in a run; None where these name none."""
-    keypoints = values.get("keypoints") if isinstance(values, dict) else None
-    if not _are_keypoints(keypoints):
-        return None
-    return KeypointScheme(tuple(keypoints["names"]), dict(keypoints.get("mirrors", {})))
+def scheme_of(values: Any) -> Scheme | None:
+    """What a model is told beside pixels, by its header or its settings in a run: points, or from where a photo was
+    taken; None where these name neither."""
+    keypoints, viewpoints = (values.get(key) if isinstance(values, dict) else None for key in TOLD)
+    if _are_keypoints(keypoints):
+        return KeypointScheme(tuple(keypoints["names"]), dict(keypoints.get("mirrors", {})))
+    if _are_viewpoints(viewpoints):
+        return ViewpointScheme(tuple(viewpoints["cameras"]), tuple(viewpoints["views"]))
+    return None
+
+
+def is_camera(name: Any) -> bool:
+    """Can a camera be called so in a header?"""
+    return _is_text(name) and bool(name)
 
 
 def _shown(value: Any) -> str:
@@ -170,6 +179,21 @@ def _are_keypoints(value: Any) -> bool:
     )
 
 
+def _are_viewpoints(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    cameras, views = value.get("cameras"), value.get("views")
+    return (
+        _is_list(is_camera)(cameras)
+        and _is_list(_is_one_of(*VIEWS))(views)
+        and all(len(set(names)) == len(names) for names in (cameras, views))
+        and max(len(cameras), len(views)) >= 1
+        and max(1, len(cameras)) * max(1, len(views)) <= MOST_VIEWPOINTS
+        and _is_number(-1000, 1000)(value.get("weight"))
+    )
+
+
+TOLD = ("keypoints", "viewpoints")  # what a model may be told beside pixels; one of them
 TEXT = _is_text, "printable text"
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "task": TEXT,
@@ -193,6 +217,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         _are_keypoints,
         f"a table: mode ({', '.join(KEYPOINT_MODES)}), up to {MOST_KEYPOINTS} different names, mirrors that name each "
         "other, soft, scale",
+    ),
+    "viewpoints": (
+        _are_viewpoints,
+        f"a table: different cameras and views ({', '.join(VIEWS)}), up to {MOST_VIEWPOINTS:,} pairs; weight",
     ),
     "thresholds": (_are_thresholds, "a table with the cosines 'known' and 'new'"),
     "files": (_is_list(_is_text), "a list of paths"),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -92,16 +94,8 @@ class KeypointViT(nn.Module):
         """Features `(B,D)`; without points those of `vit` alone."""
         if points is None:
             return self.vit(images)
-        added = self.added(points, self._grid_of(images))
-
-        def add(_: nn.Module, tokens: tuple[Tensor]) -> tuple[Tensor]:
-            return (tokens[0] + added.view(tokens[0].shape).to(tokens[0].dtype),)
-
-        hook = self.vit.get_submodule(self.entrance).register_forward_pre_hook(add)
-        try:
+        with adding(self.vit.get_submodule(self.entrance), self.added(points, self._grid_of(images))):
             return self.vit(images)
-        finally:
-            hook.remove()
 
     def added(self, points: Tensor, grid: Grid) -> Tensor:
         """What the tokens of a grid get for points `(B,C,3)`: `(B, prefix + h*w, d)`."""
@@ -136,6 +130,23 @@ class KeypointViT(nn.Module):
         return self.embeddings if grid == self.grid else resampled(self.embeddings, self.grid, grid, self.prefix)
 
 
+@contextmanager
+def adding(entrance: nn.Module, added: Tensor) -> Iterator[None]:
+    """What passes a module has something added: `(B,T,d)` to each of its tokens, or `(B,1,d)` to all of them alike,
+    however they are laid out."""
+
+    def add(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+        [tokens] = given
+        alike = (-1, *(1,) * (tokens.ndim - 2), added.shape[2])
+        return (tokens + added.view(alike if added.shape[1] == 1 else tokens.shape).to(tokens.dtype),)
+
+    hook = entrance.register_forward_pre_hook(add)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def resampled(embeddings: Tensor, old: Grid, new: Grid, prefix: int) -> Tensor:
     """Embeddings of places `(prefix + patches, d)` of an old grid on a new one, by timm's bicubic resampling."""
     return resample_abs_pos_embed(embeddings[None], list(new), list(old), num_prefix_tokens=prefix)[0]
@@ -155,14 +166,21 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: KeypointViT) -> dict[s
     return own | {f"vit.{name}": tensor for name, tensor in backbone.items()}
 
 
+def entrance_of(vit: nn.Module) -> str | None:
+    """The module of one of timm's transformers whose input are the tokens with their positions; None: it has none."""
+    return next((name for family, name in ENTRANCES.items() if isinstance(vit, family)), None)
+
+
 def _entrance(vit: nn.Module) -> str:
     """The module whose input are the tokens with their positions; CareError when there is none."""
-    for family, name in ENTRANCES.items():
-        if isinstance(vit, family):
-            if family is Eva and vit.patch_drop is not None:
-                raise CareError("Keypoints mark patches before any is dropped, which this network does too early: "
-                                "leave out patch_drop_rate.")  # fmt: skip
-            return name
+    patches = getattr(vit, "patch_embed", None)
+    if getattr(patches, "stride", None) not in (None, getattr(patches, "patch_size", None)):
+        raise CareError("Keypoints mark the patch that they lie in, but these overlap: train with stride=0.")
+    if isinstance(vit, Eva) and vit.patch_drop is not None:
+        raise CareError("Keypoints mark patches before any is dropped, which this network does too early: leave out "
+                        "patch_drop_rate.")  # fmt: skip
+    if (name := entrance_of(vit)) is not None:
+        return name
     raise CareError(
         f"{type(vit).__name__} has no patch tokens that keypoints could mark. Choose a plain ViT of timm's, an EVA or "
         "DINOv3 model, Swin, or our own small ViT."

@@ -9,7 +9,8 @@ import numpy as np
 from care_cli.geometry import InputSize
 
 CATEGORIES = ("animal", "person", "vehicle")
-FLANKS = ("left", "right", "front", "back", "unknown")
+VIEWS = ("left", "right", "front", "back")  # of an animal
+FLANKS = (*VIEWS, "unknown")
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,47 @@ class KeypointScheme:
         """`(K,) int64`: where each category's counterpart stands, itself where it has none here."""
         place = {name: i for i, name in enumerate(self.names)}
         return np.array([place.get(self.mirrors.get(name), i) for i, name in enumerate(self.names)], np.int64)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what a model is told of one crop: x, y and weight of each point."""
+        return len(self.names), 3
+
+
+@dataclass(frozen=True)
+class ViewpointScheme:
+    """The cameras and the views of an animal that a model was taught, in its order; none of a kind that it isn't told.
+
+    Pairs of both stand one behind the other, camera by camera: camera * views + view, as in TransReID.
+    """
+
+    cameras: tuple[str, ...] = ()  # names of deployments
+    views: tuple[str, ...] = ()  # of VIEWS
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what a model is told of one crop: 1 at its pair, 0 at all others."""
+        return (max(1, len(self.cameras)) * max(1, len(self.views)),)
+
+    def place(self, camera: str | None, view: str | None) -> int | None:
+        """Where a pair stands; None where the model does not know it."""
+        place = 0
+        for name, names in ((camera, self.cameras), (view, self.views)):
+            if names and name not in names:
+                return None
+            place = place * max(1, len(names)) + (names.index(name) if names else 0)
+        return place
+
+    @property
+    def swap(self) -> np.ndarray:
+        """`(V,) int64`: where each pair stands in a mirrored photo, in which a left flank is a right one."""
+        other = {"left": "right", "right": "left"}
+        pairs = [(camera, view) for camera in self.cameras or (None,) for view in self.views or (None,)]
+        mirrored = [self.place(camera, other.get(view, view)) for camera, view in pairs]
+        return np.array([i if place is None else place for i, place in enumerate(mirrored)], np.int64)
+
+
+Scheme = KeypointScheme | ViewpointScheme  # what a model is told beside a crop's pixels
 
 
 @dataclass(frozen=True)

@@ -39,13 +39,19 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "backbones": (LEAVES, {"torch", "timm"}),
     "keypoint_vit": (LEAVES, {"torch", "timm"}),
     "clip": (LEAVES, {"torch", "open_clip"}),
+    "overlapping_vit": (LEAVES, {"torch", "timm"}),
+    "jigsaw_vit": (LEAVES | {"overlapping_vit"}, {"torch", "timm"}),
+    "side_information": (LEAVES | {"keypoint_vit"}, {"torch"}),
     "embedders": (FILES | {"engines", "encoders", "preparation"}, set()),
-    "encoders": (FILES | {"engines", "backbones", "keypoint_vit", "clip"}, {"torch", "timm", "open_clip"}),
+    "encoders": (
+        FILES | {"engines", "backbones", "keypoint_vit", "side_information", "clip"},
+        {"torch", "timm", "open_clip"},
+    ),
     "explain": (FILES | {"encoders", "keypoint_vit", "preparation"}, {"torch", "timm"}),
     "preparation": (LEAVES, set()),
     "training": (
-        FILES | {"training", "backbones", "clip", "keypoint_vit", "embedders", "encoders", "detectors", "yolo",
-                 "registry", "evaluation", "preparation"},
+        FILES | {"training", "backbones", "clip", "keypoint_vit", "overlapping_vit", "jigsaw_vit", "side_information",
+                 "embedders", "encoders", "detectors", "yolo", "registry", "evaluation", "preparation"},
         {"torch", "torchvision", "timm", "ultralytics", "accelerate", "open_clip", "cv2"},
     ),
     "evaluation": (LEAVES | {"evaluation", "yolo"}, {"matplotlib", "sklearn", "ultralytics"}),
@@ -63,7 +69,8 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     **{leaf: (LEAVES, set()) for leaf in LEAVES},
 }  # fmt: skip
 SQL_ROOM = "catalog"
-TORCH_ROOMS = {"training", "keypoint_vit", "clip"}  # themselves imported inside functions only, by who trains or builds
+# themselves imported inside functions only, by who trains or builds
+TORCH_ROOMS = {"training", "keypoint_vit", "clip", "overlapping_vit", "jigsaw_vit", "side_information"}
 LONG = {"detect", "identify", "propagate_keypoints", "train"}  # lists of options, and the one loop read top to bottom
 
 

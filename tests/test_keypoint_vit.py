@@ -19,7 +19,7 @@ from care_cli.encoders import build_embedder
 from care_cli.errors import CareError
 from care_cli.geometry import to_crop
 from care_cli.keypoint_vit import token_mask
-from care_cli.keypoints.inputs import has_points, points_hash, shares
+from care_cli.keypoints.inputs import points_hash, shares
 from care_cli.records import CropFrame, Keypoints, KeypointScheme
 
 NAMES = ("left_eye", "right_eye", "nose")
@@ -348,8 +348,8 @@ def test_the_hash_is_of_what_is_shown_and_nothing_else():
     ]
     assert len({own, *(points_hash(SCHEME, one) for one in others)}) == 5
     nothing = crop_points(visible=np.zeros(3, bool))
-    assert points_hash(SCHEME, nothing) == points_hash(SCHEME, None) and not has_points(SCHEME, nothing)
-    assert has_points(SCHEME, crop_points()) and not has_points(KeypointScheme(("ear",)), crop_points())
+    assert points_hash(SCHEME, nothing) == points_hash(SCHEME, None)
+    assert points_hash(KeypointScheme(("ear",)), crop_points()) == points_hash(KeypointScheme(("ear",)), None)
 
 
 # -- checkpoints and engines

@@ -241,7 +241,7 @@ def test_points_are_those_of_the_index_s_own_run(examined):
         settings = json.loads(catalog.run(index_run, "index")["settings"]) | {"keypoints_run": other}
         own = catalog.begin_run("index", settings, registry.recall(json.loads(catalog.run(index_run, "index")["spec"])))
         network = SimpleNamespace(scheme=KeypointScheme(("eye", "tail"), {}))
-        before, after = (report_evidence._points(catalog, network, run, [crop]) for run in (index_run, own))
+        before, after = (report_evidence._told(catalog, network, run, [crop]) for run in (index_run, own))
     np.testing.assert_allclose(after[0, :, :2] - before[0, :, :2], [[8 / 96, 8 / 72]] * 2, atol=1e-6)
 
 

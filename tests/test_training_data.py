@@ -94,8 +94,8 @@ def test_points_are_shares_of_the_crop_by_category(catalog) -> None:
     assert scheme.names == ("left_ear", "right_ear", "tail") and scheme.swap.tolist() == [1, 0, 2]
     found = gather(catalog, [1, 2, 3, 4], scheme)
     assert found.without_points == [1, 4]
-    assert found.points[2].tolist() == [[0.25, 0.25, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
-    assert found.points[1].tolist() == [[0.0] * 3, [0.0, 0.0, 1.0], [0.0] * 3]
+    assert found.beside[2].tolist() == [[0.25, 0.25, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
+    assert found.beside[1].tolist() == [[0.0] * 3, [0.0, 0.0, 1.0], [0.0] * 3]
     assert scheme_of(catalog, [1, 2, 3], names=("tail", "nose")).names == ("tail",)
     assert scheme_of(catalog, [1, 4]) is None
 

@@ -341,7 +341,7 @@ def test_another_training_in_the_folder_is_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_learned_from_is_refused() -> None:
     data = colours()
     unseen = colours(points=True)
-    unseen.points[..., 2] = 0
+    unseen.beside[..., 2] = 0
     refusals = {
         "at least 2 individuals, got 1": (replace(data, labels=np.zeros(24, np.int64)), settings()),
         "32 x 32 x 3 bytes, got": (replace(data, photos=data.photos[:, ::2, ::2]), settings()),
@@ -393,7 +393,7 @@ def test_settings_out_of_range_are_refused(name: str, value: float, range: str) 
 def test_small_data_are_learned_from_and_said() -> None:
     said: list[str] = []
     some = colours(3, 1, points=True)
-    some.points[0, :, 2] = 0
+    some.beside[0, :, 2] = 0
     trained = train(some, settings("ckpe"), notice=said.append)
     assert "triplet" not in trained.history[0] and {"arcface", "class"} < set(trained.history[0])
     expected = ["1 of 3 photos have no visible keypoint", "only 3 individuals", "triplet loss has nothing to compare"]
@@ -471,10 +471,10 @@ def test_batches_hold_the_same_wherever_they_begin_and_are_dealt_out() -> None:
     assert len(whole) == 6 and len(late) == 2 and len(halves[0]) == 3
     for one, other in [*zip(whole[4:], late, strict=True), *zip(whole[::2], halves[0], strict=True),
                        *zip(whole[1::2], halves[1], strict=True)]:  # fmt: skip
-        for name in ("images", "points", "labels"):
+        for name in ("images", "beside", "labels"):
             assert torch.equal(getattr(one, name), getattr(other, name))
     assert not torch.equal(whole[0].images, whole[1].images)
-    hidden = torch.cat([batch.points[..., 2].amax(1) == 0 for batch in whole]).float().mean()
+    hidden = torch.cat([batch.beside[..., 2].amax(1) == 0 for batch in whole]).float().mean()
     assert 0.2 < hidden < 0.8
 
 

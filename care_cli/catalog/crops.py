@@ -111,6 +111,16 @@ class CropsTable:
         """The stored JPEGs of these crops, by crop id; crops without pixels are left out."""
         return dict(self._fetched(PIXELS, (json.dumps(list(crop_ids)),))[1])
 
+    def viewpoints(self, crop_ids: Iterable[int]) -> dict[int, tuple[str | None, str | None]]:
+        """By which deployment's camera crops were taken, and which flank they show, by crop id; None: not known."""
+        _, rows = self._fetched(
+            "SELECT crops.id, deployments.name, nullif(flank, 'unknown') FROM crops "
+            "JOIN images ON images.id = image_id LEFT JOIN deployments ON deployments.id = deployment_id "
+            "WHERE crops.id IN (SELECT value FROM json_each(?))",
+            (json.dumps([int(crop_id) for crop_id in crop_ids]),),
+        )
+        return {crop_id: (camera, view) for crop_id, camera, view in rows}
+
     def pixel_reader(self) -> Callable[[Iterable[int]], dict[int, bytes]]:
         """`pixels` for any thread, through a connection of its own that only reads."""
         file = f"{self.path.resolve().as_uri()}?mode=ro"

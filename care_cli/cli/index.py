@@ -29,7 +29,7 @@ def index(
     from care_cli import registry
     from care_cli.records import Selection
     from care_cli.stages import index as stage
-    from care_cli.stages import shown_points, trained
+    from care_cli.stages import shown_points, trained, viewpoints
     from care_cli.stages.devices import choose
 
     with output.open_catalog(ctx) as catalog:
@@ -48,11 +48,14 @@ def index(
         output.emit(done)
     else:
         new = f"{done['new']} new"
-        new += f" ({done['changed']} because their points changed)" if done["changed"] else ""
+        what = "points" if done["points"] else "camera or flank"
+        new += f" ({done['changed']} because their {what} changed)" if done["changed"] else ""
         print(f"{done['crops']} crops in the index of {done['model']} ({done['dim']} numbers each), {new}.")
         output.notice(ctx)(f"Run {done['run']}: {done['seconds']:.1f} s. Next: `care identify PHOTO`.")
         if done["points"]:
             output.notice(ctx)(shown_points.in_words(done["points"]))
+        if done["viewpoints"]:
+            output.notice(ctx)(viewpoints.in_words(done["viewpoints"]))
     if done["without_pixels"]:
         output.notice(ctx)(f"{len(done['without_pixels'])} animals have no pixels; `care doctor` says what to do.")
     if done["damaged"]:

@@ -16,7 +16,8 @@ SMALLEST = 16  # px, side of a network's input
 def train(
     ctx: typer.Context,
     method: Annotated[
-        str, typer.Option(help="vit, kpe, ckpe, wildlife, care, clip-reid or clip-ft; detector.")
+        str,
+        typer.Option(help="vit, kpe, ckpe, wildlife, care, clip-reid, clip-ft, transreid or adafreq; detector."),
     ] = "ckpe",
     preset: Annotated[
         list[str] | None, typer.Option(help="A bundle of the method's settings, such as square-224 of care.")

@@ -29,11 +29,6 @@ def points_hash(scheme: KeypointScheme, keypoints: Keypoints | None) -> str:
     return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
 
-def has_points(scheme: KeypointScheme, keypoints: Keypoints | None) -> bool:
-    """Is there a point of the crop that a network is shown?"""
-    return bool(_seen(scheme, keypoints)[:, 2].any())
-
-
 def _seen(scheme: KeypointScheme, keypoints: Keypoints | None) -> np.ndarray:
     """`(K,3) float64` by category: x and y px of the image frame, and the weight; zeros for what is not visible."""
     rows = np.zeros((len(scheme.names), 3))

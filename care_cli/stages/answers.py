@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from care_cli.geometry import to_crop
+from care_cli.records import KeypointScheme, ViewpointScheme
 from care_cli.scan import display_path
-from care_cli.stages import shown_points
+from care_cli.stages import shown_points, viewpoints
 from care_cli.stages.identify import Identifier, Query, QueryPhoto
 
 if TYPE_CHECKING:
@@ -20,20 +21,33 @@ MANY = 2  # times the animals of a calibration, beyond which it no longer tells 
 def contract(identifier: Identifier, photos: Sequence[QueryPhoto]) -> dict:
     """The JSON contract of `care identify`; a photo that could not be read has `failure` beside no crops.
 
-    `points` says on how many animals a model that looks at points found some; None for any other model.
+    `points` says on how many animals a model that looks at points found some, `viewpoints` of how many a model that is
+    told of cameras and flanks knew them; None for any other model.
     """
-    return {"photos": [_photo(identifier, photo) for photo in photos], "points": points(identifier, photos)}
+    told = {"points": points(identifier, photos), "viewpoints": seen_from(identifier, photos)}
+    return {"photos": [_photo(identifier, photo) for photo in photos], **told}
 
 
 def points(identifier: Identifier, photos: Sequence[QueryPhoto]) -> dict | None:
     """How many animals the model was shown points of, how many it took as they are, and what to do about these."""
-    asked = [query.shown for photo in photos for query in photo.queries if query.shown]
-    if identifier.scheme is None:
+    if not isinstance(identifier.scheme, KeypointScheme):
         return None
-    without = sum(not one.points.any() for one in asked)
+    asked = _told(photos)
+    without = sum(not known for known in asked)
     advice = [*identifier.points.reasons, shown_points.advice(identifier.catalog, identifier.scheme, "`care identify`")]
     return {"names": list(identifier.scheme.names), "with": len(asked) - without, "without": without,
             "advice": " ".join(advice) if without else None}  # fmt: skip
+
+
+def seen_from(identifier: Identifier, photos: Sequence[QueryPhoto]) -> dict | None:
+    """Of how many animals the model knew camera and flank."""
+    scheme = identifier.scheme
+    return viewpoints.summary(scheme, _told(photos)) if isinstance(scheme, ViewpointScheme) else None
+
+
+def _told(photos: Sequence[QueryPhoto]) -> list[bool]:
+    """Of each animal, whether the model was told anything of it beside its pixels."""
+    return [bool(query.shown.beside.any()) for photo in photos for query in photo.queries if query.shown]
 
 
 def _photo(identifier: Identifier, photo: QueryPhoto) -> dict:
@@ -76,6 +90,8 @@ def remarks(identifier: Identifier, photos: Sequence[QueryPhoto]) -> list[str]:
     answered = [query for photo in photos for query in photo.queries if query.candidates]
     told = points(identifier, photos)
     lines = [shown_points.in_words(told)] if told and told["with"] + told["without"] else []
+    if (told := seen_from(identifier, photos)) and told["with"] + told["without"]:
+        lines.append(viewpoints.in_words(told))
     if any(query.calibration is None for query in answered):
         lines.append(
             f"{identifier.spec.name} is not calibrated for all of these, so there are similarities but no "

@@ -193,7 +193,7 @@ def _results(catalog: Catalog) -> Iterator[Finding]:
             "With their card connected, set them to person and back to animal: `care crops set CROP --category ...`.",
         )
     if stale := sum(len(shown_points.stale(catalog, run)) for run in catalog.index_runs()):
-        found = f"{stale} embeddings were made with older keypoints."
+        found = f"{stale} embeddings were made with older keypoints, camera or flank."
         yield Finding(ADVICE, "embeddings", found, "Run `care index` again with the same model.")
     if without := catalog.animals_without_pixels():
         yield Finding(

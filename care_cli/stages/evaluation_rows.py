@@ -20,7 +20,8 @@ from care_cli.stages.evaluation_data import training_of
 
 PLAIN = "plain"  # the variant of a protocol that leaves nothing out but the query itself
 EVENT = "event"
-BUILD = ("method", "architecture", "options", "keypoints", "input_size")  # of a header, that a row has in common
+# of a header, that a row has in common
+BUILD = ("method", "architecture", "options", "keypoints", "viewpoints", "input_size")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ def about(spec: ModelSpec, header: dict, indexed: dict) -> dict[str, Any]:
         "architecture": spec.architecture,
         "seed": setting.get("seed"),
         "row": json.dumps(build, sort_keys=True, default=str) if "seed" in setting else None,
-        **{key: indexed[key] for key in ("run", "damaged", "without_pixels", "points") if key in indexed},
+        **{key: indexed[key] for key in ("run", "damaged", "without_pixels", "points", "viewpoints") if key in indexed},
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from care_cli.evaluation.metrics import METRICS
+from care_cli.stages import viewpoints
 from care_cli.stages.evaluation_rows import EVENT, PLAIN
 
 HEADINGS = {
@@ -109,7 +110,7 @@ def remarks(found: dict) -> list[str]:
     for one in found["differences"]:
         lines += [_difference(one)]
     for row in found["rows"]:
-        lines += _points(row) + _open_set(row) + _leaks(row)
+        lines += _told(row) + _open_set(row) + _leaks(row)
     data = found["data"]
     if data["without_match"]:
         lines.append(f"{data['without_match']} queries have nothing to find and are left out.")
@@ -157,9 +158,11 @@ def _difference(one: dict) -> str:
     return f"{one['row']} against {one['baseline']}, paired over {over}: {', '.join(said)} points."
 
 
-def _points(row: dict) -> list[str]:
-    """How many crops a model that looks at points was shown them of."""
-    points = row["models"][0].get("points")
+def _told(row: dict) -> list[str]:
+    """How many crops a model that looks at points was shown them of, and one that is told of cameras knew."""
+    points, seen_from = (row["models"][0].get(key) for key in ("points", "viewpoints"))
+    if seen_from:
+        return [f"{row['name']}: {viewpoints.in_words(seen_from)}"]
     if not points:
         return []
     lack = f", {points['without']} were seen as pixels alone. {points['advice'] or ''}" if points["without"] else "."

@@ -18,16 +18,16 @@ from care_cli.errors import CareError
 from care_cli.headers import scheme_of
 from care_cli.images import File, Reading, decode, read_file
 from care_cli.matching import SCORES, Calibration, Candidate
-from care_cli.records import Crop, CropFrame, Detection, Keypoints, ModelSpec, Selection
+from care_cli.records import Crop, CropFrame, Detection, Keypoints, KeypointScheme, ModelSpec, Selection
 from care_cli.scan import Found, display_path, scan
-from care_cli.stages import detect, gallery, index, individuals
+from care_cli.stages import detect, gallery, index, individuals, shown_points
 from care_cli.stages.cropping import CropSettings, cut_crops
 from care_cli.stages.crops import black_out
 from care_cli.stages.devices import precision_like
 from care_cli.stages.photos import count, found_in, least_side, require_photos
 from care_cli.stages.places import add_place
 from care_cli.stages.query_points import QueryPoints
-from care_cli.stages.shown_points import Shown, shown
+from care_cli.stages.shown_points import Shown
 from care_cli.stages.verdicts import Verdicts
 from care_cli.thresholds import ONE_BEING, PERSON, SHOWN
 
@@ -74,7 +74,7 @@ class Query:
     digest: bytes | None = None  # of the pixels that it was made of
     keypoints: Keypoints | None = None  # when they were asked for, or the model looks at points
     frame: CropFrame | None = None  # where its points lie
-    shown: Shown | None = None  # of these points to a model that looks at them
+    shown: Shown | None = None  # what a model is told beside the pixels
     points_run: int | None = None  # the run that they belong to when they are new
     candidates: list[Candidate] = field(default_factory=list)
     calibration: Calibration | None = None  # that their probabilities are of
@@ -112,10 +112,11 @@ class Identifier:
         self._embedder: Embedder | None = None
         self._detector: tuple[Detector, dict] | None = None
         self.scheme = scheme_of(json.loads(self.index_run["settings"]))
-        self.points = self._points() if cfg.keypoints or self.scheme else None
+        self.points = self._points() if cfg.keypoints or isinstance(self.scheme, KeypointScheme) else None
 
     def _points(self) -> QueryPoints:
-        cfg, how = self.cfg, {"scheme": self.scheme, "needed": self.cfg.keypoints}
+        looked_at = self.scheme if isinstance(self.scheme, KeypointScheme) else None
+        cfg, how = self.cfg, {"scheme": looked_at, "needed": self.cfg.keypoints}
         return QueryPoints(self.catalog, cfg.device, cfg.engine, cfg.precision, cfg.candidates.species, **how)
 
     @property
@@ -232,8 +233,7 @@ class Identifier:
             self.points.find(photo)
         cfg, own = self.cfg, self.catalog.crops_of_images(self.own_event(photo))
         if self.scheme:
-            for query in asked:
-                query.shown = shown(self.scheme, query.keypoints, query.frame)
+            self.tell(asked)
         vectors = index.embed(self.embedder, [(query.jpeg, query.shown) for query in asked])
         for query, made in zip(asked, vectors, strict=True):
             query.vector, query.digest = made.vector, made.digest
@@ -242,6 +242,16 @@ class Identifier:
                 continue
             query.candidates = self.gallery.search(query.vector, cfg.top, cfg.score, cfg.m, cfg.k, without=own)
             self.verdicts.judge(query)
+
+    def tell(self, asked: Sequence[Query]) -> None:
+        """Fill what the model is told of queries; of a photo that is not in the catalog no camera is known."""
+        if isinstance(self.scheme, KeypointScheme):
+            for query in asked:
+                query.shown = shown_points.shown(self.scheme, query.keypoints, query.frame)
+            return
+        known = shown_points.of_crops(self.catalog, [query.crop_id for query in asked if query.crop_id], self.scheme)
+        for query in asked:
+            query.shown = known.get(query.crop_id) or shown_points.seen_from(self.scheme)
 
     def own_event(self, photo: QueryPhoto) -> set[int]:
         """Images that say nothing about who this is: the photo itself and all others of its event."""

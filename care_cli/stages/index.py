@@ -14,8 +14,8 @@ from tqdm import tqdm
 from care_cli import registry
 from care_cli.errors import CareError
 from care_cli.images import decode_jpeg
-from care_cli.records import KeypointScheme, ModelSpec, Selection
-from care_cli.stages import shown_points
+from care_cli.records import KeypointScheme, ModelSpec, Scheme, Selection
+from care_cli.stages import shown_points, viewpoints
 from care_cli.stages.pipeline import WORKERS, ahead, batches
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ def run(catalog: Catalog, cfg: IndexConfig) -> dict:
     """Embed every selected animal crop that the model has not embedded yet; returns the summary.
 
     A model that looks at points gets those that the crops have; those that lack them, and are of a species that
-    points were carried for, get them first. Crops whose points changed since are embedded anew. Crops without pixels,
-    and those whose pixels are damaged, are listed and left out. Raises CareError when there is no crop.
+    points were carried for, get them first. One that is told of cameras and flanks gets these. Crops of which something
+    else is known since are embedded anew. Crops without pixels, and those whose pixels are damaged, are listed and left
+    out. Raises CareError when there is no crop.
     """
     started = time.monotonic()
     crop_ids = catalog.crop_ids(cfg.selection)
@@ -52,10 +53,10 @@ def run(catalog: Catalog, cfg: IndexConfig) -> dict:
     embedder, used = load(cfg.spec, cfg.device, cfg.engine, cfg.precision, catalog.notice)
     batch, scheme = cfg.batch or embedder.batch, embedder.scheme
     without_pixels = catalog.without_pixels(crop_ids)
-    points = _Points(catalog, cfg, scheme, sorted(set(crop_ids) - set(without_pixels))) if scheme else None
+    told = _told(catalog, cfg, scheme, sorted(set(crop_ids) - set(without_pixels)))
     noted = {"device": embedder.device, "engine": embedder.engine, "batch": batch, "stands": cfg.whole}
     run_id = catalog.begin_run("index", settings_of(embedder, cfg.points_run), used, **noted)
-    changed = points.changed(run_id) if points else []
+    changed = told.changed(run_id) if told else []
     todo = catalog.without_embedding(run_id, crop_ids) + changed
     damaged: list[int] = []
     with tqdm(total=len(todo), unit="crop", desc="index", disable=None) as bar:
@@ -80,26 +81,43 @@ def run(catalog: Catalog, cfg: IndexConfig) -> dict:
         "known": len(crop_ids) - len(todo) - len(without_pixels),
         "without_pixels": without_pixels,
         "damaged": damaged,
-        "points": points.summary() if points else None,
+        "points": told.summary() if isinstance(told, _Points) else None,
+        "viewpoints": told.summary() if isinstance(told, _Viewpoints) else None,
         "seconds": round(seconds, 3),
         "crops_per_second": round(len(todo) / seconds, 3),
     }
 
 
-class _Points:
-    """The points of the crops of an index, carried first where that can be done."""
+class _Told:
+    """What a model is told of the crops of an index."""
 
-    def __init__(self, catalog: Catalog, cfg: IndexConfig, scheme: KeypointScheme, crop_ids: Sequence[int]):
+    def __init__(self, catalog: Catalog, cfg: IndexConfig, scheme: Scheme, crop_ids: Sequence[int]):
         self.catalog, self.scheme = catalog, scheme
-        self.carried, self.reasons = 0, []
-        if cfg.points_run is None:
-            self.carried, self.reasons = shown_points.carry(catalog, crop_ids, scheme, cfg.device, cfg.engine)
         self.hashes = shown_points.hashes(catalog, crop_ids, scheme, cfg.points_run)
 
     def changed(self, run_id: int) -> list[int]:
-        """Crops that have an embedding in a run that was made with other points."""
+        """Crops that have an embedding in a run that was made when something else was told."""
         made = self.catalog.embedding_hashes(run_id, list(self.hashes))
         return [crop_id for crop_id, own in made.items() if own != self.hashes[crop_id]]
+
+
+class _Viewpoints(_Told):
+    """Cameras and flanks of the crops of an index."""
+
+    def summary(self) -> dict:
+        """Of how many of the crops with pixels the model knows from where they were taken."""
+        nothing = shown_points.seen_from(self.scheme).hash
+        return viewpoints.summary(self.scheme, (one != nothing for one in self.hashes.values()))
+
+
+class _Points(_Told):
+    """The points of the crops of an index, carried first where that can be done."""
+
+    def __init__(self, catalog: Catalog, cfg: IndexConfig, scheme: KeypointScheme, crop_ids: Sequence[int]):
+        self.carried, self.reasons = 0, []
+        if cfg.points_run is None:
+            self.carried, self.reasons = shown_points.carry(catalog, crop_ids, scheme, cfg.device, cfg.engine)
+        super().__init__(catalog, cfg, scheme, crop_ids)
 
     def summary(self) -> dict:
         """How many of the crops with pixels have points that the model looks at, how many none, and what to do."""
@@ -107,6 +125,12 @@ class _Points:
         advice = [*self.reasons, shown_points.advice(self.catalog, self.scheme, "`care index`")] if none else []
         return {"names": list(self.scheme.names), "with": some, "without": none, "carried": self.carried,
                 "advice": " ".join(advice) or None}  # fmt: skip
+
+
+def _told(catalog: Catalog, cfg: IndexConfig, scheme: Scheme | None, crop_ids: Sequence[int]) -> _Told | None:
+    if scheme is None:
+        return None
+    return (_Points if isinstance(scheme, KeypointScheme) else _Viewpoints)(catalog, cfg, scheme, crop_ids)
 
 
 def load(
@@ -133,10 +157,10 @@ def stored(
     catalog: Catalog,
     crop_ids: Sequence[int],
     page: int,
-    scheme: KeypointScheme | None = None,
+    scheme: Scheme | None = None,
     points_run: int | None = None,
 ) -> Iterator[Stored]:
-    """Crops with their stored pixels, and what a model is shown beside them, read a page at a time."""
+    """Crops with their stored pixels, and what a model is told beside them, read a page at a time."""
     for start in range(0, len(crop_ids), page):
         ids = crop_ids[start : start + page]
         beside = shown_points.of_crops(catalog, ids, scheme, points_run) if scheme else {}
@@ -150,7 +174,7 @@ class Stored:
 
     crop_id: int
     jpeg: bytes
-    shown: Shown | None = None  # None: points are not looked at
+    shown: Shown | None = None  # None: nothing is told
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,8 +203,8 @@ def embeddings_of(crops: Iterable[Stored], embedder: Embedder, batch: int) -> It
 
     def embedded(group: list[Embedding]) -> list[Embedding]:
         whole = [one for one in group if one.pixels is not None]
-        points = np.stack([one.shown.points for one in whole]) if whole and embedder.scheme else None
-        vectors = iter(embedder.embed(np.stack([one.pixels for one in whole]), points) if whole else ())
+        beside = np.stack([one.shown.beside for one in whole]) if whole and embedder.scheme else None
+        vectors = iter(embedder.embed(np.stack([one.pixels for one in whole]), beside) if whole else ())
         return [
             replace(one, pixels=None, vector=None if one.pixels is None else _sound(next(vectors))) for one in group
         ]
@@ -201,6 +225,6 @@ def _sound(vector: np.ndarray) -> np.ndarray | None:
 
 
 def embed(embedder: Embedder, crops: Sequence[tuple[bytes, Shown | None]]) -> list[Embedding]:
-    """Crops, in their order, with their vectors: of their JPEGs, and what is shown beside them."""
+    """Crops, in their order, with their vectors: of their JPEGs, and what is told beside them."""
     numbered = (Stored(number, *crop) for number, crop in enumerate(crops))
     return [one for group in embeddings_of(numbered, embedder, embedder.batch) for one in group]

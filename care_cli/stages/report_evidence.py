@@ -18,11 +18,11 @@ from care_cli.evaluation import metrics
 from care_cli.evaluation.metrics import Answers
 from care_cli.evaluation.protocols import Crops, Protocol, allowed, answers, sides
 from care_cli.images import decode_jpeg
-from care_cli.keypoints import inputs
 from care_cli.pages.cells import encoded
 from care_cli.pages.heat_sheet import Column, Looked
 from care_cli.pages.report_html import ShownCrop, ShownQuery
-from care_cli.records import Selection
+from care_cli.records import KeypointScheme, Selection
+from care_cli.stages import shown_points
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -265,20 +265,20 @@ def _looked(
 ) -> Looked:
     from care_cli import explain
 
-    points = _points(catalog, network, run, ids)
-    prototype = network.features(pictures[1:], None if points is None else points[1:])[0]
-    own = None if points is None else points[0]
+    told = _told(catalog, network, run, ids)
+    prototype = network.features(pictures[1:], None if told is None else told[1:])[0]
+    own = None if told is None else told[0]
     heat = network.heat(pictures[0], explain.cosine_to(prototype), own)
-    return Looked(heat, network.covered(pictures[0].size), own)
+    return Looked(heat, network.covered(pictures[0].size), own if isinstance(network.scheme, KeypointScheme) else None)
 
 
-def _points(catalog: Catalog, network: Explainer, run: int, ids: list[int]) -> np.ndarray | None:
-    """`(B,K,3) float32`, what a network that sees points was shown of crops in an index run."""
+def _told(catalog: Catalog, network: Explainer, run: int, ids: list[int]) -> np.ndarray | None:
+    """`(B, ...) float32`, what a network was told of crops beside their pixels in an index run."""
     if network.scheme is None:
         return None
     points_run = json.loads(catalog.run(run, "index")["settings"]).get("keypoints_run")
-    stored, frames = catalog.keypoints(ids, points_run), catalog.crop_frame(ids)
-    return np.stack([inputs.shares(network.scheme, stored.get(one), frames[one]) for one in ids])
+    told = shown_points.of_crops(catalog, ids, network.scheme, points_run)
+    return np.stack([told[one].beside for one in ids])
 
 
 def described(catalog: Catalog, run: int) -> dict[str, Any]:

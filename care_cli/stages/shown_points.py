@@ -1,4 +1,5 @@
-"""The points of the catalog's crops that a model is shown, and where those come from that are not there yet."""
+"""What a model is told of the catalog's crops beside their pixels: their points, and where those come from that are not
+there yet, or from where they were taken."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ import numpy as np
 from care_cli.errors import CareError
 from care_cli.headers import scheme_of
 from care_cli.keypoints.inputs import points_hash, shares
-from care_cli.records import CropFrame, Keypoints, KeypointScheme
-from care_cli.stages import propagate
+from care_cli.records import CropFrame, Keypoints, KeypointScheme, Scheme, ViewpointScheme
+from care_cli.stages import propagate, viewpoints
+from care_cli.stages.viewpoints import Viewpoint
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -24,9 +26,9 @@ FEW = 4  # names that a line has room for
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """What a model is shown beside a crop's pixels."""
+    """What a model is told beside a crop's pixels."""
 
-    points: np.ndarray  # (K,3) float32, see keypoints.inputs.shares; zeros: the model knows of none
+    beside: np.ndarray  # float32 of the scheme's shape, see keypoints.inputs.shares, viewpoints.vector; zeros: nothing
     hash: str  # of it, as embeddings keep it
 
 
@@ -35,16 +37,25 @@ def shown(scheme: KeypointScheme, keypoints: Keypoints | None, frame: CropFrame)
     return Shown(shares(scheme, keypoints, frame), points_hash(scheme, keypoints))
 
 
-def of_crops(
-    catalog: Catalog, crop_ids: Sequence[int], scheme: KeypointScheme, run: int | None = None
-) -> dict[int, Shown]:
-    """What a model is shown of the standing points of crops, or of those of a `run`; of a page of crops."""
+def seen_from(scheme: ViewpointScheme, viewpoint: Viewpoint = (None, None)) -> Shown:
+    """What a model of this scheme is told of a crop's camera and view."""
+    return Shown(viewpoints.vector(scheme, viewpoint), viewpoints.viewpoint_hash(scheme, viewpoint))
+
+
+def of_crops(catalog: Catalog, crop_ids: Sequence[int], scheme: Scheme, run: int | None = None) -> dict[int, Shown]:
+    """What a model is told of a page of crops: of where they were taken; of their standing points, or those of a
+    `run`."""
+    if isinstance(scheme, ViewpointScheme):
+        return {crop_id: seen_from(scheme, one) for crop_id, one in catalog.viewpoints(crop_ids).items()}
     found, frames = catalog.keypoints(crop_ids, run), catalog.crop_frame(crop_ids)
     return {crop_id: shown(scheme, found.get(crop_id), frame) for crop_id, frame in frames.items()}
 
 
-def hashes(catalog: Catalog, crop_ids: Sequence[int], scheme: KeypointScheme, run: int | None = None) -> dict[int, str]:
-    """The hash of what a model is shown, by crop id; of any number of crops."""
+def hashes(catalog: Catalog, crop_ids: Sequence[int], scheme: Scheme, run: int | None = None) -> dict[int, str]:
+    """The hash of what a model is told, by crop id; of any number of crops."""
+    if isinstance(scheme, ViewpointScheme):
+        found = catalog.viewpoints(crop_ids)
+        return {crop_id: viewpoints.viewpoint_hash(scheme, one) for crop_id, one in found.items()}
     return {
         crop_id: points_hash(scheme, found.get(crop_id))
         for page, found in _pages(catalog, crop_ids, run)
@@ -53,7 +64,8 @@ def hashes(catalog: Catalog, crop_ids: Sequence[int], scheme: KeypointScheme, ru
 
 
 def stale(catalog: Catalog, run: dict) -> list[int]:
-    """Crops with pixels whose embedding in a finished index was made with other points than they have today."""
+    """Crops with pixels of which something else was told when they were embedded in a finished index than is known
+    today: points, camera or flank."""
     settings = json.loads(run["settings"])
     if (scheme := scheme_of(settings)) is None:
         return []

@@ -17,8 +17,8 @@ from care_cli import registry
 from care_cli.checkpoints import load_state, read_header
 from care_cli.errors import CareError
 from care_cli.headers import check_name
-from care_cli.records import ModelSpec, Selection
-from care_cli.stages import trained
+from care_cli.records import KeypointScheme, ModelSpec, Scheme, Selection, ViewpointScheme
+from care_cli.stages import trained, viewpoints
 from care_cli.stages.evaluation_data import header_of, training_of
 from care_cli.stages.splits import Division, divide
 from care_cli.stages.train_settings import TrainRequest, pretrained, settings_of
@@ -55,7 +55,8 @@ def run(catalog: Catalog, request: TrainRequest) -> dict:
         "split": division.summary(),
         "crops": len(training.train.crop_ids),
         "individuals": len(training.train.individuals),
-        "points": list(training.scheme.names) if training.scheme else [],
+        "points": list(training.scheme.names) if isinstance(training.scheme, KeypointScheme) else [],
+        "viewpoints": asdict(training.scheme) if isinstance(training.scheme, ViewpointScheme) else None,
         "without_points": training.train.without_points,
         "damaged": training.damaged,
         "models": models,
@@ -72,7 +73,7 @@ class Training:
 
         self.catalog, self.request, self.division, self.cfg, self.spec = catalog, request, division, cfg, spec
         ids = division.ids("train")
-        self.scheme = None
+        self.scheme: Scheme | None = viewpoints.scheme_of(catalog, ids) if methods.told_viewpoints(cfg) else None
         if methods.sees_points(cfg.method):
             self.scheme = scheme_of(catalog, ids, request.points_run, request.point_names)
             if self.scheme is None:
@@ -254,8 +255,8 @@ def examined(model: torch.nn.Module, crops: LabelledCrops, names: list[str], cfg
             rows = np.arange(start, min(start + PAGE, len(names)))
             pixels = torch.from_numpy(crops.photos[rows]).to(device).permute(0, 3, 1, 2).float() / 255
             seen = [(pixels - mean) / std]
-            if crops.points is not None:
-                seen.append(torch.from_numpy(crops.points[rows]).to(device))
+            if crops.beside is not None:
+                seen.append(torch.from_numpy(crops.beside[rows]).to(device))
             vectors.append(torch.nn.functional.normalize(model(*seen).float()).cpu().numpy())
     found = leave_one_out(np.concatenate(vectors), names)
     return {"mAP": found["mAP"], "top1": found["top1"]}

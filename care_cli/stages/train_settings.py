@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from care_cli.catalog import Catalog
     from care_cli.training.config import TrainConfig
 
-TABLES = ("augmentation", "text")  # settings that are tables: 'augmentation.flip'
+TABLES = ("augmentation", "text", "frequency")  # settings that are tables: 'augmentation.flip'
 OWN = ("method", "backbone", "architecture", "seed", *TABLES)  # settings with options of their own, and the tables
 NOTHING = "none"  # what weights are called that do not exist
 
@@ -134,18 +134,20 @@ def overrides(texts: Iterable[str], usual: Any = None) -> dict[str, Any]:
         if not equals or of not in ("", *tables) or key not in known:
             beside = "".join(f", {one}.NAME" for one in tables)
             raise CareError(f"A setting is NAME=VALUE, but got {text!r}; names are {', '.join(known)}{beside}.")
-        found[name] = _read(name, value, getattr(table, key))
+        open_ended = any(one.name == key and "None" in str(one.type) for one in fields(table))
+        found[name] = _read(name, value, getattr(table, key), open_ended)
     return found
 
 
-def _read(name: str, text: str, usual: Any) -> Any:
-    """A value of the kind that the usual one is of; a setting that is usually None is a number."""
+def _read(name: str, text: str, usual: Any, open_ended: bool) -> Any:
+    """A value of the kind that the usual one is of; a setting that is usually None is a number, and one that may be
+    None is `open_ended`."""
     try:
         value = json.loads(text)
     except ValueError:
         value = text
     kind = float if usual is None else type(usual)
-    if value is None and usual is None:
+    if value is None and open_ended:
         return None
     if name == "input_size" and isinstance(value, list) and len(value) == 2 and all(_is(one, int) for one in value):
         return tuple(value)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from care_cli.geometry import InputSize
-from care_cli.keypoints.inputs import has_points, shares
 from care_cli.keypoints.points import other_side
-from care_cli.records import KeypointScheme
+from care_cli.records import KeypointScheme, Scheme, ViewpointScheme
+from care_cli.stages import shown_points
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -31,47 +31,48 @@ class Material:
     individuals: list[str]  # (C,) names
     animals: list[str]  # (C,) species, "animal" where none is known
     digests: list[str]  # SHA-256 of the stored pixels
-    points: np.ndarray | None  # (N, K, 3) float32, see LabelledCrops
-    scheme: KeypointScheme | None
-    without_points: list[int]  # crops of which no point of the scheme is known
+    beside: np.ndarray | None  # (N, ...) float32, see LabelledCrops
+    scheme: Scheme | None
+    without_points: list[int]  # crops of which no point is known, where the scheme is of points
 
     def names(self) -> list[str]:
         """The individual of each crop."""
         return [self.individuals[label] for label in self.labels]
 
     def digest(self, words: bool = False) -> str:
-        """SHA-256 of all that is learned from: pixels, who is whom, points; with `words` also names and species."""
+        """SHA-256 of all that is learned from: pixels, who is whom, what is told beside them; with `words` also names
+        and species."""
         said = repr((self.individuals, self.animals)).encode() if words else b""
+        said += repr(self.scheme).encode() if isinstance(self.scheme, ViewpointScheme) else b""
         lines = [f"{pixels} {label}\n" for pixels, label in zip(self.digests, self.labels, strict=True)]
-        points = b"" if self.points is None else self.points.tobytes()
-        return hashlib.sha256("".join(lines).encode() + points + said).hexdigest()
+        beside = b"" if self.beside is None else self.beside.tobytes()
+        return hashlib.sha256("".join(lines).encode() + beside + said).hexdigest()
 
 
-def gather(
-    catalog: Catalog, crop_ids: Iterable[int], scheme: KeypointScheme | None = None, run: int | None = None
-) -> Material:
-    """Named crops with pixels, and their points where there is a scheme.
+def gather(catalog: Catalog, crop_ids: Iterable[int], scheme: Scheme | None = None, run: int | None = None) -> Material:
+    """Named crops with pixels, and their points, or from where they were taken, as the scheme asks.
 
-    The points are the standing ones, or those of a `run`. Individuals are numbered by their first crop.
+    Points are the standing ones, or those of a `run`. Individuals are numbered by their first crop.
     """
     wanted = sorted({int(crop) for crop in crop_ids})
     names, digests = catalog.names_of_crops(wanted), catalog.pixel_digests(wanted)
     ids = [crop for crop in wanted if crop in names and crop in digests]
     individuals = list(dict.fromkeys(names[crop] for crop in ids))
     number = {name: label for label, name in enumerate(individuals)}
-    points, without, frames = None, [], catalog.crop_frame(ids)
+    beside, without, frames = None, [], catalog.crop_frame(ids)
     species = {names[crop]: frames[crop].species for crop in reversed(ids)}
-    if scheme is not None:
-        found = catalog.keypoints(ids, run)
-        points = np.stack([shares(scheme, found.get(crop), frames[crop]) for crop in ids]) if ids else None
-        without = [crop for crop in ids if not has_points(scheme, found.get(crop))]
+    if scheme is not None and ids:
+        told = shown_points.of_crops(catalog, ids, scheme, run)
+        beside = np.stack([told[crop].beside for crop in ids])
+        if isinstance(scheme, KeypointScheme):
+            without = [crop for crop in ids if not told[crop].beside.any()]
     return Material(
         crop_ids=np.array(ids, np.int64),
         labels=np.array([number[names[crop]] for crop in ids], np.int64),
         individuals=individuals,
         animals=[species[name] or OPEN for name in individuals],
         digests=[digests[crop] for crop in ids],
-        points=points,
+        beside=beside,
         scheme=scheme,
         without_points=without,
     )
@@ -113,7 +114,7 @@ def labelled(
     bad = photos.damaged(report)
     good = np.setdiff1d(np.arange(len(photos)), bad)
     kept, labels = np.unique(material.labels[good], return_inverse=True)
-    points = None if material.points is None else material.points[good]
+    beside = None if material.beside is None else material.beside[good]
     names, animals = (tuple(some[label] for label in kept) for some in (material.individuals, material.animals))
-    crops = LabelledCrops(photos.of(good), labels, points, material.scheme, names, animals)
+    crops = LabelledCrops(photos.of(good), labels, beside, material.scheme, names, animals)
     return crops, material.crop_ids[bad].tolist()

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from care_cli.clip import ImageTower
 from care_cli.errors import CareError
+from care_cli.geometry import sides
+from care_cli.side_information import SideInformation
 from care_cli.training.config import TrainConfig
+from care_cli.training.heads import classifier, neck
 from care_cli.training.losses import batch_hard
-
-CLASSIFIER_SPREAD = 0.001  # of untrained classifiers, as in CLIP-ReID
 
 
 class Prototypes(nn.Module):
@@ -49,21 +50,23 @@ class Aligned(nn.Module):
     prototypes  None: without a text side
     """
 
-    def __init__(self, cfg: TrainConfig, classes: int, tower: ImageTower, prototypes: Prototypes | None = None):
+    def __init__(
+        self, cfg: TrainConfig, classes: int, tower: ImageTower | SideInformation, prototypes: Prototypes | None = None
+    ):
         super().__init__()
         if not (cfg.class_weight or cfg.triplet_weight or (cfg.prototype_weight and prototypes)):
             raise CareError("Every part of the loss has weight 0, so there is nothing to learn: set one above 0.")
         self.cfg, self.embedder, self.prototypes = cfg, tower, prototypes
         with torch.no_grad():
-            seen = tower.eval().features(torch.zeros(1, 3, *tower.visual.image_size))
+            seen = tower.eval().features(torch.zeros(1, 3, *sides(cfg.input_size)))
         dims = seen.whole.shape[1], seen.projected.shape[1]
         self.necks = nn.ModuleList(map(neck, dims))
         self.classifiers = nn.ModuleList(classifier(dim, classes) for dim in dims)
 
-    def forward(self, images: Tensor, points: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, beside: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
         """Weighted terms of the loss by name, as `methods.Learner.forward`."""
         cfg, terms = self.cfg, {}
-        seen = self.embedder.features(images)
+        seen = self.embedder.features(images) if beside is None else self.embedder.features(images, beside)
         with torch.autocast(images.device.type, enabled=False):  # a batch's statistics and distances are delicate
             heads = seen.whole.float(), seen.projected.float()
             if cfg.class_weight:
@@ -83,17 +86,3 @@ class Aligned(nn.Module):
     def finished(self) -> nn.Module:
         """A copy of the image tower for use; necks and classifiers stay behind."""
         return copy.deepcopy(self.embedder).eval()
-
-
-def neck(dim: int) -> nn.BatchNorm1d:
-    """BNNeck (Luo et al. 2019): a batch norm that scales and does not shift."""
-    norm = nn.BatchNorm1d(dim)
-    norm.bias.requires_grad_(False)
-    return norm
-
-
-def classifier(dim: int, classes: int) -> nn.Linear:
-    """A linear one without bias, near zero."""
-    layer = nn.Linear(dim, classes, bias=False)
-    nn.init.normal_(layer.weight, std=CLASSIFIER_SPREAD)
-    return layer

@@ -2,7 +2,7 @@
 
 Everything works on a whole batch of float images in 0..1, `(B, 3, H, W)`, and draws from one generator, which may
 live on the images' device or on the CPU. Named points move with the picture: `(B, K, 3)`, x and y as shares 0..1 of
-its width and height, and a weight, 0 for a point that is not there.
+its width and height, and a weight, 0 for a point that is not there. Viewpoints `(B, V)` are mirrored with it.
 """
 
 from __future__ import annotations
@@ -41,27 +41,28 @@ class Augmentation:
 
 NOTHING = Augmentation(flip=0.0, rotation=0.0, zoom=0.0, shift=0.0, grey=0.0, light=0.0, noise=0.0, cover_area=0.0)
 WILDLIFE = replace(NOTHING, crop=0.8, ops=2)  # of WildlifeDatasets' recipe what leaves shapes as they are
+PERSON_REID = replace(NOTHING, flip=0.5, pad=10, cover=0.5, cover_area=1 / 3, cover_noise=True)  # of TransReID
 
 
 def augment(
     images: Tensor,
     how: Augmentation,
     generator: torch.Generator,
-    points: Tensor | None = None,
+    beside: Tensor | None = None,
     swap: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Randomly changed copies of `images` `(B, 3, H, W) float in 0..1`, same shape and range.
 
-    With `points (B, K, 3)` also these, moved with the picture. `swap (K,) int64` says where each category's
-    counterpart stands on the animal's other side.
+    With something `beside` also this: points `(B, K, 3)`, moved with the picture, or viewpoints `(B, V)`. `swap (K,)
+    int64` says where each category's counterpart stands on the animal's other side, `(V,)` where the mirrored view.
     """
-    images, moved = reframe(images, how, generator, points, swap)
+    images, moved = reframe(images, how, generator, beside, swap)
     images, moved = pad_and_crop(images, how, generator, moved)
     images = change_tones(images, how, generator)
     images = lose_detail(images, how, generator)
     images = relight(images, how, generator)
     images = cover(images, how, generator)
-    return images if points is None else (images, moved)
+    return images if beside is None else (images, moved)
 
 
 def reframe(
@@ -120,8 +121,11 @@ def window(count: int, least: float, generator: torch.Generator) -> tuple[Tensor
 def move(points: Tensor, to_source: Tensor, mirrored: Tensor, swap: Tensor | None = None) -> Tensor:
     """Points `(B, K, 3)` of pictures that `to_source (B, 2, 3)` changed; those that left the picture have weight 0.
 
-    In a mirrored picture what was a left eye is a right one: categories change places by `swap (K,) int64`.
+    In a mirrored picture what was a left eye is a right one: categories change places by `swap (K,) int64`. Viewpoints
+    `(B, V)` do so, too, and nothing else.
     """
+    if points.ndim == 2:
+        return points if swap is None else torch.where(mirrored[:, None], points[:, swap.to(points.device)], points)
     there = 2 * points[..., :2] - 1 - to_source[:, None, :, 2].to(points)  # (B, K, 2)
     xy = (there @ torch.linalg.inv(to_source[:, :, :2].to(points)).transpose(1, 2) + 1) / 2
     inside = ((xy >= 0) & (xy <= 1)).all(-1, keepdim=True)
@@ -141,8 +145,8 @@ def pad_and_crop(
     padded = F.pad(images, (how.pad,) * 4)
     places = (_uniform((len(images), 2), generator) * (2 * how.pad + 1)).long().tolist()
     images = torch.stack([one[:, y : y + height, x : x + width] for one, (y, x) in zip(padded, places, strict=True)])
-    if points is None:
-        return images, None
+    if points is None or points.ndim == 2:
+        return images, points
     shift = torch.tensor([[how.pad - x, how.pad - y] for y, x in places]).to(points)
     moved = torch.cat(
         [points[..., :2] + (shift / torch.tensor([width, height]).to(points))[:, None], points[..., 2:]], -1

@@ -26,19 +26,19 @@ class Batch:
     """P individuals with K photos each, one after the other; or P*K photos as they came.
 
     images  (P*K, 3, H, W) float32, augmented and normalised; (P*K, D) float32 where a network made them before
-    points  (P*K, categories, 3) float32, moved with the images; None where the method sees none
+    beside  (P*K, ...) float32, what is told beside them: points, moved with the images, or viewpoints; None: nothing
     labels  (P*K,) int64
     """
 
     images: Tensor
-    points: Tensor | None
+    beside: Tensor | None
     labels: Tensor
 
     def take(self, rows: np.ndarray) -> Batch:
         """Some of its photos."""
         chosen = torch.as_tensor(rows, device=self.labels.device)
-        points = None if self.points is None else self.points[chosen]
-        return Batch(self.images[chosen], points, self.labels[chosen])
+        beside = None if self.beside is None else self.beside[chosen]
+        return Batch(self.images[chosen], beside, self.labels[chosen])
 
 
 def prepared(
@@ -75,23 +75,23 @@ def drawn(labels: np.ndarray, cfg: TrainConfig, start: int) -> Iterator[np.ndarr
 
 
 def prepare(data: LabelledCrops, cfg: TrainConfig, rows: np.ndarray, seed: int, device: torch.device) -> Batch:
-    """Photos read, augmented and normalised, their points moved with them."""
+    """Photos read, augmented and normalised, their points moved with them, their flanks mirrored."""
     generator = torch.Generator(device).manual_seed(seed)
     labels = torch.from_numpy(np.asarray(data.labels)[rows]).long().to(device)
     images = torch.from_numpy(np.ascontiguousarray(data.photos[rows])).to(device)  # (B, H, W, 3) uint8
     if images.is_floating_point():
         return Batch(images, None, labels)
     images = images.permute(0, 3, 1, 2).float() / 255
-    points = None
-    if data.points is None:
+    beside = None
+    if data.beside is None:
         images = augment(images, cfg.augmentation, generator)
     else:
-        points = torch.from_numpy(data.points[rows]).float().to(device)
+        beside = torch.from_numpy(data.beside[rows]).float().to(device)
         swap = torch.from_numpy(data.scheme.swap).to(device)
-        images, points = augment(images, cfg.augmentation, generator, points, swap)
-        hidden = torch.rand(len(rows), generator=generator, device=device) < cfg.keypoint_dropout
-        points = torch.where(hidden[:, None, None], 0.0, points)
-    return Batch(normalised(images, cfg).contiguous(memory_format=torch.channels_last), points, labels)
+        images, beside = augment(images, cfg.augmentation, generator, beside, swap)
+        chance = cfg.keypoint_dropout if beside.ndim == 3 else cfg.side_dropout
+        beside[torch.rand(len(rows), generator=generator, device=device) < chance] = 0.0
+    return Batch(normalised(images, cfg).contiguous(memory_format=torch.channels_last), beside, labels)
 
 
 def normalised(images: Tensor, cfg: TrainConfig) -> Tensor:

@@ -26,9 +26,10 @@ from care_cli.training.config import TrainConfig
 from care_cli.training.data import LabelledCrops
 from care_cli.training.descriptions import Describer, Descriptions, fused, how_similar
 
-__all__ = ["BACKBONE", "DESCRIBES", "PRESETS", "RECIPE", "WEIGHTS", "architecture", "train"]
+__all__ = ["BACKBONE", "DESCRIBES", "PRESETS", "RECIPE", "VIEWPOINTS", "WEIGHTS", "architecture", "train"]
 
 DESCRIBES = True  # animals, in words
+VIEWPOINTS = True
 RECIPE = clip_towers.RECIPE | {"learning_rate": 8e-6, "triplet_margin": 0.7, "prototype_weight": 1.0}
 LITERAL = {"class_weight": 1.0, "triplet_weight": 1.0, "prototype_weight": 1.0}
 TOOLKIT = {"class_weight": 0.3, "triplet_weight": 1.0, "prototype_weight": 0.7, "embedding": "proj"}
@@ -44,7 +45,7 @@ PRESETS = clip_towers.PRESETS | {
     "tiger": _schedule(5e-6, 32, 55),  # the authors' schedules by data set
     "cattle": _schedule(8e-6, 32, 60),
     "lion": _schedule(8e-6, 32, 60),
-    "dog": _schedule(8e-6, 32, 30),
+    "dog": _schedule(8e-6, 32, 30) | {"side_weight": 1.0},
     "panda": _schedule(8e-6, 64, 80),
     "nyala": _schedule(8e-6, 64, 80),
     "sea-star": _schedule(5e-6, 64, 65),
@@ -76,7 +77,7 @@ def train(
         data,
         cfg,
         folder,
-        build=lambda cfg: Aligned(cfg, len(prototypes.bank), methods.plain(cfg), prototypes),
+        build=lambda cfg: Aligned(cfg, len(prototypes.bank), methods.plain(cfg, data.scheme), prototypes),
         start=start,
         start_file=start_file,
         device=device,
@@ -125,6 +126,7 @@ def phase_1(cfg: TrainConfig) -> TrainConfig:
     text = cfg.text
     return replace(
         cfg,
+        side_weight=0.0,
         sampler="shuffle",
         individuals=text.batch,
         photos=1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from care_cli.records import KeypointScheme
+from care_cli.records import Scheme
 from care_cli.training import clip_towers, methods
 from care_cli.training.alignment import Aligned
 from care_cli.training.clip_towers import BACKBONE, PRESETS, WEIGHTS, architecture
@@ -10,9 +10,10 @@ from care_cli.training.config import TrainConfig
 
 __all__ = ["BACKBONE", "PRESETS", "RECIPE", "WEIGHTS", "architecture", "learner"]
 
+VIEWPOINTS = True
 RECIPE = clip_towers.RECIPE | {"class_weight": 1.0}
 
 
-def learner(cfg: TrainConfig, classes: int, scheme: KeypointScheme | None) -> Aligned:
+def learner(cfg: TrainConfig, classes: int, scheme: Scheme | None) -> Aligned:
     """The image tower under its two losses."""
-    return Aligned(cfg, classes, methods.plain(cfg))
+    return Aligned(cfg, classes, methods.plain(cfg, scheme))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from care_cli import clip
 from care_cli.errors import CareError
-from care_cli.training.augment import NOTHING
+from care_cli.training.augment import PERSON_REID
 from care_cli.training.config import TrainConfig
 
 BACKBONE = "ViT-B-16-quickgelu"  # open_clip's name of OpenAI's ViT-B/16
@@ -20,7 +19,6 @@ WEIGHTS = "clip-vit-b-16"  # the registry's name of its weights
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
 
-PERSON_REID = replace(NOTHING, flip=0.5, pad=10, cover=0.5, cover_area=1 / 3, cover_noise=True)
 RECIPE: dict[str, Any] = {  # CLIP-ReID's, which CARE took over
     "input_size": (256, 128), "mean": HALF, "std": HALF,
     "augmentation": PERSON_REID,
@@ -45,8 +43,8 @@ def options(cfg: TrainConfig) -> dict[str, Any]:
     if cfg.backbone in clip.ARCHITECTURES:
         given = {key: value for key, value in cfg.options.items() if key != "embedding"}
         return clip.resized(given, cfg.input_size)
-    if cfg.options:
-        raise CareError("A CLIP tower is chosen by its name and has no options of its own.")
+    if cfg.options or cfg.stride or cfg.drop_path:
+        raise CareError("A CLIP tower is chosen by its name and has no options of its own, no stride and no drop path.")
     return clip.options_of(cfg.backbone, cfg.input_size)
 
 

@@ -16,10 +16,9 @@ RANGES = {
     "individuals photos accumulate": ("at least 1", lambda value: value >= 1),
     "epochs learning_rate validate_every clip arc_scale bias_rate": ("above 0", lambda value: value > 0),
     "seed least_rate warmup weight_decay arc_weight arc_margin triplet_weight triplet_margin class_weight "
-    "prototype_weight": ("at least 0", lambda value: value >= 0),
-    "warmup_from decay keypoint_dropout": ("from 0 to 1", lambda value: 0 <= value <= 1),
-    "smoothing": ("at least 0 and below 1", lambda value: 0 <= value < 1),
-    "momentum": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+    "prototype_weight stride side_weight": ("at least 0", lambda value: value >= 0),
+    "warmup_from decay keypoint_dropout side_dropout": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "smoothing momentum drop_path": ("at least 0 and below 1", lambda value: 0 <= value < 1),
     "ema": ("between 0 and 1", lambda value: 0 < value < 1),
 }  # of settings by name: in words, and as a test
 
@@ -68,6 +67,25 @@ def check_ranges(settings: Any, ranges: Mapping[str, tuple[str, Callable[[float]
 
 
 @dataclass(frozen=True)
+class FrequencyConfig:
+    """AdaFreq's second look, at a photo's fine detail; see `training.adafreq`.
+
+    Raises CareError for a number out of its range.
+    """
+
+    tokens: int = 220  # patches that are looked at again, all of them where the photo has fewer
+    cutoff: float = 70.0  # D of the high-pass filter, in periods a photo
+    class_weight: float = 0.1  # cross-entropy of the second look
+    triplet_weight: float = 0.2
+    alike_weight: float = 0.1  # of both looks' patch tokens: smooth L1
+
+    def __post_init__(self) -> None:
+        weights = (self.class_weight, self.triplet_weight, self.alike_weight)
+        if self.tokens < 1 or not 0 < self.cutoff < math.inf or not all(0 <= one < math.inf for one in weights):
+            raise CareError("frequency.tokens is at least 1, frequency.cutoff above 0, and its weights at least 0.")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training of one method. Stored with the run and in the checkpoint's header.
 
@@ -110,7 +128,7 @@ class TrainConfig:
     arc_scale: float = 64.0
     arc_margin: float = 0.5  # radians
     triplet_weight: float = 1.0
-    triplet_margin: float = 0.2  # of squared distance
+    triplet_margin: float | None = 0.2  # of squared distance, or distance where the method has it; None: a soft one
     class_weight: float = 0.2  # lambda of the CKPE paper: cross-entropy of a linear head
     smoothing: float = 0.0  # of the labels of cross-entropies
     prototype_weight: float = 0.0  # contrast of photos with the prototypes that the text side made
@@ -119,6 +137,17 @@ class TrainConfig:
     # CLIP
     embedding: str = "both"  # both: features before and behind the projection | proj: the latter
     text: TextConfig = TextConfig()
+
+    # plain vision transformers
+    stride: int = 0  # px from patch to patch, less than a patch where they overlap; 0: they lie side by side
+    drop_path: float = 0.0  # chance that the last block is passed by; it grows from 0 at the first
+
+    # side information
+    side_weight: float = 0.0  # lambda of TransReID's, of embeddings of camera and view; 0: these are not told
+    side_dropout: float = 0.0  # chance that a photo's camera and view are hidden in training
+
+    # AdaFreq
+    frequency: FrequencyConfig = FrequencyConfig()
 
     # keypoints
     keypoint_mode: str = "tokens"  # kpe: tokens (reading B) | pooled (reading A)

@@ -16,7 +16,7 @@ from care_cli.errors import CareError
 from care_cli.geometry import InputSize
 from care_cli.images import decode_jpeg
 from care_cli.preparation import Preparation
-from care_cli.records import KeypointScheme
+from care_cli.records import Scheme
 
 MOST_HELD = 4_000_000_000  # bytes of decoded crops in memory, and at most a quarter of what there is
 PAGE = 64  # crops decoded at once
@@ -132,13 +132,15 @@ class LabelledCrops:
 
     photos  `Photos`, or `(N, H, W, 3) uint8` RGB; what a network that stays as it is made of them, `(N, D) float32`
     labels  (N,) int64, 0..C-1
-    points  (N, K, 3) float32: x and y as shares 0..1 of the crop's width and height, and a weight: 0 absent, else the
-            confidence in (0, 1]; column k is `scheme.names[k]`
+    beside  what is told beside the pixels, by `scheme`, all of it zero where nothing is known
+            points (N, K, 3) float32: x and y as shares 0..1 of the crop's width and height, and a weight: 0 absent,
+            else the confidence in (0, 1]; column k is `scheme.names[k]`
+            viewpoints (N, V) float32: 1 at the place of its camera and view
     """
 
     photos: Photos | np.ndarray
     labels: np.ndarray
-    points: np.ndarray | None = None
-    scheme: KeypointScheme | None = None
+    beside: np.ndarray | None = None
+    scheme: Scheme | None = None
     names: tuple[str, ...] = ()  # (C,) of the individuals, for methods that describe them in words
     animals: tuple[str, ...] = ()  # (C,) what they are: a species' name, "animal" where it is open

@@ -106,7 +106,7 @@ class Describer(nn.Module):
         self.embedder = descriptions
         self._text = (text,)  # a tuple, so that the frozen tower is no part of what is learned and saved
 
-    def forward(self, photos: Tensor, points: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, photos: Tensor, beside: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
         """Terms of the loss by name, of the photos' projected features `(B, D)` and their labels `(B,)`."""
         text = self._text[0].to(photos.device)
         described = text(*self.embedder(photos, labels))

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from care_cli.errors import CareError
 from care_cli.evaluation import curves
 from care_cli.geometry import sides
+from care_cli.records import KeypointScheme, ViewpointScheme
 from care_cli.training import methods, precision, state
 from care_cli.training.batches import Batch, bites, prepared, seed_of
 from care_cli.training.config import TrainConfig
@@ -222,7 +223,7 @@ def _gradients(
             whole = number == len(batches) * len(parts) - 1  # only then do processes exchange their gradients
             with nullcontext() if whole else accelerator.no_sync(model):
                 with torch.autocast(part.images.device.type, dtype, enabled=dtype != torch.float32):
-                    found = model(part.images, part.points, part.labels)
+                    found = model(part.images, part.beside, part.labels)
                 scaler.scale(share * sum(found.values())).backward()
             for name, value in found.items():
                 terms[name] = terms.get(name, 0) + share * value.detach()
@@ -274,10 +275,16 @@ def _fitting(data: LabelledCrops, cfg: TrainConfig, say: Callable[[str], None]) 
             f"Training expects photos of {height} x {width} x 3 bytes, got {photo.shape[1:]} of {photo.dtype}: give "
             "the size of the crops as input_size."
         )
+    told = methods.told_viewpoints(cfg) and isinstance(data.scheme, ViewpointScheme)
     if methods.sees_points(cfg.method):
         _check_points(data, cfg.method, say)
+    elif told:
+        if without := int((data.beside.max(1) <= 0).sum()):
+            say(f"{without} of {len(data.labels)} photos are of no known camera or flank: pixels alone are seen.")
     else:
-        data = replace(data, points=None)
+        if cfg.side_weight:
+            say("No two cameras or flanks of the photos are known, so side information (side_weight) rests.")
+        data, cfg = replace(data, beside=None, scheme=None), replace(cfg, side_weight=0.0)
     if not methods.describes(cfg.method):
         data = replace(data, names=(), animals=())
     if individuals < cfg.individuals and cfg.sampler == "pk":
@@ -293,12 +300,12 @@ def _fitting(data: LabelledCrops, cfg: TrainConfig, say: Callable[[str], None]) 
 
 def _check_points(data: LabelledCrops, method: str, say: Callable[[str], None]) -> None:
     """Are there points to learn from? CareError when there are none."""
-    if data.points is None or data.scheme is None or not (data.points[..., 2] > 0).any():
+    if data.beside is None or not isinstance(data.scheme, KeypointScheme) or not (data.beside[..., 2] > 0).any():
         raise CareError(
             f"{method} learns from keypoints, but no crop has one: run `care propagate-keypoints` first, or train "
             "with --method vit."
         )
-    without = int((data.points[..., 2] <= 0).all(1).sum())
+    without = int((data.beside[..., 2] <= 0).all(1).sum())
     if without:
         say(f"{without} of {len(data.labels)} photos have no visible keypoint: they are seen as pixels alone.")
 

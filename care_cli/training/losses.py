@@ -27,7 +27,7 @@ def arcface(embeddings: Tensor, labels: Tensor, centres: Tensor, *, scale: float
     return F.cross_entropy(scale * cosine.scatter(1, labels[:, None], widened), labels)
 
 
-def triplet(embeddings: Tensor, labels: Tensor, *, margin: float = 0.2) -> Tensor:
+def triplet(embeddings: Tensor, labels: Tensor, *, margin: float | None = 0.2) -> Tensor:
     """Triplet loss on squared distances of unit vectors, with semi-hard negatives.
 
     For every anchor and every other member of its class, the negative is the nearest one that is farther
@@ -35,6 +35,7 @@ def triplet(embeddings: Tensor, labels: Tensor, *, margin: float = 0.2) -> Tenso
 
     embeddings  (B, D) float, normalised here
     labels      (B,) int64
+    margin      None: log(1 + exp(d(a,p) - d(a,n))), the soft margin
     returns     () float32: mean of max(0, d(a,p) - d(a,n) + margin) over all pairs of anchor and positive;
                 zero when no anchor has both a positive and a negative
     """
@@ -49,7 +50,7 @@ def triplet(embeddings: Tensor, labels: Tensor, *, margin: float = 0.2) -> Tenso
     to_negatives = distance[anchor].masked_fill(same[anchor], -1.0)  # (T, B), -1 where the class is the same
     farther = to_negatives.masked_fill(to_negatives <= to_positive[:, None], float("inf")).amin(1)
     chosen = torch.where(farther.isinf(), to_negatives.amax(1), farther)
-    return F.relu(to_positive - chosen + margin).mean()
+    return _penalty(to_positive - chosen, margin)
 
 
 def batch_hard(features: Tensor, labels: Tensor, *, margin: float | None = 0.3) -> Tensor:
@@ -71,9 +72,7 @@ def batch_hard(features: Tensor, labels: Tensor, *, margin: float | None = 0.3) 
         return features.sum() * 0.0
     farthest = distance.masked_fill(~partner, -math.inf).amax(1)[anchors]
     nearest = distance.masked_fill(same, math.inf).amin(1)[anchors]
-    if margin is None:
-        return F.softplus(farthest - nearest).mean()
-    return F.relu(farthest - nearest + margin).mean()
+    return _penalty(farthest - nearest, margin)
 
 
 def contrast(rows: Tensor, columns: Tensor, labels: Tensor, *, scale: float = 1.0) -> Tensor:
@@ -88,3 +87,8 @@ def contrast(rows: Tensor, columns: Tensor, labels: Tensor, *, scale: float = 1.
     likely = F.log_softmax(scale * rows.float() @ columns.float().T, dim=1)  # (B, B)
     same = (labels[:, None] == labels[None]).float()
     return -((same * likely).sum(1) / same.sum(1)).mean()
+
+
+def _penalty(excess: Tensor, margin: float | None) -> Tensor:
+    """Mean over triplets of how much farther the positive is than the negative, `excess (T,)`, from a margin on."""
+    return (F.softplus(excess) if margin is None else F.relu(excess + margin)).mean()

@@ -7,6 +7,7 @@ RECIPE        settings of its own
 PRESETS       bundles of settings, by name
 BACKBONE      what it takes unless something else is said; WEIGHTS: and what that begins from, a name of the registry
 POINTS        True: its embedder sees points beside the pixels
+VIEWPOINTS    True: its embedder can be told by which camera a photo was taken, and which view it shows
 DESCRIBES     True: it says in words what is on a photo
 architecture  (cfg) -> what the finished model is: a name and options for `encoders.build_backbone`
 """
@@ -27,7 +28,8 @@ from torch import Tensor, nn
 from care_cli import backbones, clip, encoders
 from care_cli.errors import CareError
 from care_cli.geometry import sides
-from care_cli.records import KeypointScheme
+from care_cli.records import Scheme, ViewpointScheme
+from care_cli.side_information import SideInformation, without_viewpoints
 from care_cli.training.config import TrainConfig
 from care_cli.training.losses import arcface, triplet
 
@@ -43,6 +45,8 @@ METHODS = {
     "care": "care_cli.training.care",
     "clip-reid": "care_cli.training.clip_reid",
     "clip-ft": "care_cli.training.clip_ft",
+    "transreid": "care_cli.training.transreid",
+    "adafreq": "care_cli.training.adafreq",
 }
 
 LAPTOP = {"individuals": 8, "accumulate": 4}  # 32 photos x 4: half the memory of the default, 64 x 2
@@ -59,7 +63,7 @@ LARGE_PHOTOS = {"individuals": 4, "accumulate": 8}  # 16 photos x 8, above 224 p
 class Learner(nn.Module):
     """An embedder, and the loss of the CKPE paper: L = ArcFace + triplet + 0.2 x cross-entropy, each with its weight.
 
-    embedder  (B, 3, H, W) float32, and (B, K, 3) float32 points where it sees them -> (B, D); what is kept in the end
+    embedder  (B, 3, H, W) float32, and what it is told beside them -> (B, D); what is kept in the end
     classes   C, individuals that are learned from
     """
 
@@ -75,14 +79,14 @@ class Learner(nn.Module):
         self.centres = nn.Parameter(0.1 * torch.randn(classes, dim)) if cfg.arc_weight else None
         self.classifier = nn.Linear(dim, classes) if cfg.class_weight else None
 
-    def forward(self, images: Tensor, points: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, beside: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
         """Weighted terms of the loss by name, each () float32: their sum is the loss.
 
         images  (B, 3, H, W) float32, normalised
-        points  (B, K, 3) float32, or None for an embedder without points
+        beside  (B, K, 3) float32 points, or (B, V) float32 viewpoints; None for an embedder that is told nothing
         labels  (B,) int64
         """
-        embeddings = self.embedder(images) if points is None else self.embedder(images, points)
+        embeddings = self.embedder(images) if beside is None else self.embedder(images, beside)
         with torch.autocast(images.device.type, enabled=False):  # a batch's statistics and angles are delicate
             embeddings = self.neck(embeddings.float())  # (B, D)
             return self.terms(embeddings, labels)
@@ -140,7 +144,7 @@ def configure(
     return TrainConfig(method=method, **functools.reduce(operator.or_, map(dict, [*layers, given])))
 
 
-def build(cfg: TrainConfig, classes: int, scheme: KeypointScheme | None) -> Learner:
+def build(cfg: TrainConfig, classes: int, scheme: Scheme | None) -> Learner:
     """The untrained learner of a method, drawn from torch's generator as it stands."""
     return _module(cfg.method).learner(cfg, classes, scheme)
 
@@ -148,6 +152,14 @@ def build(cfg: TrainConfig, classes: int, scheme: KeypointScheme | None) -> Lear
 def sees_points(method: str) -> bool:
     """Does the method's embedder want points beside the pixels?"""
     return getattr(_module(method), "POINTS", False)
+
+
+def told_viewpoints(cfg: TrainConfig) -> bool:
+    """Is the method's embedder told by which camera a photo was taken? CareError for one that cannot be."""
+    if cfg.side_weight and not getattr(_module(cfg.method), "VIEWPOINTS", False):
+        able = [name for name in METHODS if getattr(_module(name), "VIEWPOINTS", False)]
+        raise CareError(f"{cfg.method} is told of no cameras: set side_weight=0, or take {', '.join(able)}.")
+    return cfg.side_weight > 0
 
 
 def describes(method: str) -> bool:
@@ -173,11 +185,13 @@ def train(data: LabelledCrops, cfg: TrainConfig, folder: Path | None = None, **h
     return getattr(_module(cfg.method), "train", loop.train)(data, cfg, folder, **how)
 
 
-def plain(cfg: TrainConfig) -> nn.Module:
-    """The backbone as it is, seeing pixels alone."""
+def plain(cfg: TrainConfig, scheme: Scheme | None = None) -> nn.Module:
+    """The backbone as it is, seeing pixels alone; told from where they were taken where `scheme` is of viewpoints."""
     name, options = architecture(cfg)
     backbone = encoders.build_backbone(name, **options)
     checkpoint(backbone, cfg)
+    if isinstance(scheme, ViewpointScheme) and told_viewpoints(cfg):
+        return SideInformation(backbone, scheme, cfg.side_weight)
     return backbone
 
 
@@ -187,11 +201,18 @@ def architecture(cfg: TrainConfig) -> tuple[str, dict[str, Any]]:
 
 
 def for_size(cfg: TrainConfig) -> tuple[str, dict[str, Any]]:
-    """The backbone as it is for photos of the training's size. CareError for a CLIP, which has methods of its own."""
+    """The backbone as it is for photos of the training's size, over patches that overlap where a stride is set.
+
+    CareError for a CLIP, which has methods of its own.
+    """
     import timm
 
     if cfg.backbone in clip.ARCHITECTURES:
         raise CareError(f"A CLIP is trained by care, clip-reid or clip-ft; {cfg.method} takes a backbone of timm's.")
+    if cfg.stride or cfg.drop_path:
+        from care_cli.training import plain_vits
+
+        return plain_vits.architecture(cfg)
     own = cfg.backbone == backbones.STEM_VIT
     pretrained = None if own or not timm.is_model(cfg.backbone) else timm.get_pretrained_cfg(cfg.backbone)
     learned = pretrained.input_size[1:] if pretrained and pretrained.fixed_input_size else None
@@ -212,12 +233,14 @@ def checkpoint(backbone: nn.Module, cfg: TrainConfig) -> None:
 
 
 def load(embedder: nn.Module, start: Mapping[str, Tensor], path: Path) -> None:
-    """Begin from pretrained weights, of the embedder or of its backbone; a classifier's layers are left out.
+    """Begin from pretrained weights, of the embedder or of its backbone; a classifier's layers are left out, and so are
+    embeddings of cameras.
 
     `path` is the file that they are of, for messages.
 
     Raises CareError when they do not fit, naming what differs.
     """
+    start = without_viewpoints(start)
     backbone = getattr(embedder, "vit", embedder)
     whole = backbone is embedder or set(embedder.state_dict()) <= set(start)
     target = embedder if whole else backbone

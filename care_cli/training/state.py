@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from care_cli.errors import CareError
+from care_cli.records import KeypointScheme
 from care_cli.training.config import TrainConfig
 from care_cli.training.data import LabelledCrops
 
@@ -84,15 +85,17 @@ def identity_of(
 
 
 def data_digest(data: LabelledCrops) -> str:
-    """SHA-256 of labels, points, categories, words and pixels; photos that know their own `digest` are asked for it."""
+    """SHA-256 of labels, pixels, what is told beside them, and words; photos are asked for their own `digest`."""
     pixels = getattr(data.photos, "digest", None)
     if pixels is None:
         pixels = digest(data.photos[rows] for rows in np.array_split(np.arange(len(data.photos)), len(data.photos)))
-    points = np.zeros(0) if data.points is None else data.points
-    scheme = None if data.scheme is None else (data.scheme.names, sorted(data.scheme.mirrors.items()))
+    beside = np.zeros(0) if data.beside is None else data.beside
+    scheme = data.scheme
+    if isinstance(scheme, KeypointScheme):
+        scheme = (scheme.names, sorted(scheme.mirrors.items()))
     words = [data.names, data.animals] if data.animals else None
     return digest(
-        [np.asarray(data.labels, np.int64), points, np.frombuffer(repr((pixels, scheme, words)).encode(), np.uint8)]
+        [np.asarray(data.labels, np.int64), beside, np.frombuffer(repr((pixels, scheme, words)).encode(), np.uint8)]
     )
 
 

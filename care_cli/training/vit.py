@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from care_cli.records import KeypointScheme
+from care_cli.records import Scheme
 from care_cli.training import methods
 from care_cli.training.config import TrainConfig
 
+VIEWPOINTS = True
 
-def learner(cfg: TrainConfig, classes: int, scheme: KeypointScheme | None) -> methods.Learner:
+
+def learner(cfg: TrainConfig, classes: int, scheme: Scheme | None) -> methods.Learner:
     """Any timm backbone under the whole loss."""
-    return methods.Learner(cfg, classes, methods.plain(cfg))
+    return methods.Learner(cfg, classes, methods.plain(cfg, scheme))
