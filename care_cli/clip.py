@@ -6,15 +6,18 @@ checkpoint's header says all that is needed to build them again. (Radford et al.
 
 from __future__ import annotations
 
+import difflib
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import open_clip
 import torch
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg, resize_pos_embed
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transformer import VisionTransformer
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from care_cli.errors import CareError
@@ -25,7 +28,13 @@ ARCHITECTURES = (CLIP, IMAGE_TOWER)
 EMBEDDINGS = ("both", "proj")
 VISION, TEXT = "vision_", "text_"
 SHARED = ("embed_dim", "quick_gelu")
-OTHER_TEXTS = ("hf_model_name", "hf_tokenizer_name", "no_causal_mask", "embed_cls", "pool_type")  # than CLIP's own
+KNOWN = {  # what a tower may be made of; anything else could fetch weights by a name, or is none of CLIP's
+    VISION: {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "ls_init_value",
+             "patch_dropout", "no_ln_pre"},
+    TEXT: {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "ls_init_value"},
+}  # fmt: skip
+CONFIGS = {VISION: CLIPVisionCfg, TEXT: CLIPTextCfg}
+GRID = "grid"  # name of the buffer that says of which grid positions are
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class ImageTower(nn.Module):
     """
 
     entrance = "visual.patch_dropout"  # the module whose input are the tokens with their positions
+    told = "class"  # which of them is told of cameras: as CLIP-ReID's release has it, unlike TransReID's
 
     def __init__(self, embedding: str = "both", **options: Any):
         super().__init__()
@@ -59,6 +69,7 @@ class ImageTower(nn.Module):
             raise CareError(f"An embedding is {' or '.join(EMBEDDINGS)}, got {embedding!r}.")
         self.embedding = embedding
         self.visual = _visual(options)
+        self.register_buffer(GRID, torch.tensor(self.visual.grid_size))
         self.num_features = self.visual.ln_post.normalized_shape[0]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -94,8 +105,9 @@ class Clip(open_clip.CLIP):
     """Both towers; as an embedder, `(B, 3, H, W)` photos to `(B, D)` projected features: CLIP as it is, zero-shot."""
 
     def __init__(self, **options: Any):
-        text = CLIPTextCfg(**_of(TEXT, options))
-        super().__init__(options["embed_dim"], _vision(options), text, quick_gelu=options.get("quick_gelu", False))
+        vision, text = (_config(part, options) for part in (VISION, TEXT))
+        super().__init__(options["embed_dim"], vision, text, quick_gelu=options.get("quick_gelu", False))
+        self.register_buffer(GRID, torch.tensor(_check(self.visual).grid_size))
         self.num_features = options["embed_dim"]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -104,16 +116,11 @@ class Clip(open_clip.CLIP):
 
 
 class TextTower(nn.Module):
-    """The frozen text side of a CLIP: prompts whose tokens are vectors, to where photos are.
+    """The frozen text side of a CLIP, which it takes over: prompts whose tokens are vectors, to where photos are."""
 
-    `options` and `state` are those of a whole `Clip`, of which only the text side is kept.
-    """
-
-    def __init__(self, options: Mapping[str, Any], state: Mapping[str, Tensor]):
+    def __init__(self, clip: Clip):
         super().__init__()
-        clip = Clip(**options)
-        clip.load_state_dict(checkpoint_filter_fn(dict(state), clip))
-        clip.visual = nn.Identity()
+        clip.visual = nn.Identity()  # its weights are not needed any more
         self.clip = clip.eval().requires_grad_(False)
         self.width: int = clip.token_embedding.embedding_dim
         self.dim: int = clip.text_projection.shape[1]
@@ -147,10 +154,10 @@ def options_of(name: str, size: InputSize | None = None) -> dict[str, Any]:
     """
     known = open_clip.get_model_config(name) if name in open_clip.list_models() else None
     if known is None:
-        close = [one for one in open_clip.list_models() if one.lower().startswith(name.lower()[:5])][:4]
+        close = difflib.get_close_matches(name, open_clip.list_models(), n=4, cutoff=0.6)
         hint = f"close are {', '.join(close)}" if close else "take one such as ViT-B-16-quickgelu"
         raise CareError(f"open_clip has no model {name!r}; {hint}.")
-    if known.get("custom_text") or any(known["text_cfg"].get(key) for key in OTHER_TEXTS):
+    if known.get("custom_text") or set(known["text_cfg"]) - KNOWN[TEXT]:
         raise CareError(f"The text tower of {name} is not CLIP's own. Take a ViT such as ViT-B-16-quickgelu.")
     options = {key: known[key] for key in SHARED if key in known}
     options |= {VISION + key: value for key, value in known["vision_cfg"].items()}
@@ -171,12 +178,28 @@ def image_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checkpoint_filter_fn(state: dict[str, Tensor], model: ImageTower | Clip) -> dict[str, Tensor]:
-    """Weights as `model` has them, by timm's convention: the image tower of a whole CLIP, positions of another size."""
+    """Weights as `model` has them, by timm's convention: the image tower of a whole CLIP, positions of another grid.
+
+    Weights that do not say of which grid theirs are have those of a square, as all that open_clip knows, unless there
+    are as many as `model` has.
+    """
+    state = dict(state)
+    old, places = state.pop(GRID, None), state.get("visual.positional_embedding")
     if isinstance(model, ImageTower):
         state = {name: tensor for name, tensor in state.items() if name.startswith("visual.")}
-    state = dict(state)
-    resize_pos_embed(state, model)
-    return state
+    if places is not None:
+        new, side = list(model.visual.grid_size), math.isqrt(len(places) - 1)
+        if old is None:
+            old = torch.tensor(new if len(places) == 1 + math.prod(new) else [side, side])
+        state["visual.positional_embedding"] = resample_abs_pos_embed(
+            places[None], new, old.tolist(), num_prefix_tokens=1
+        )[0]
+    return state | {GRID: model.grid}
+
+
+def is_text(name: str) -> bool:
+    """Is a weight of a whole CLIP its text side's?"""
+    return name != GRID and not name.startswith("visual.")
 
 
 def has_text(state: Mapping[str, Tensor]) -> bool:
@@ -192,11 +215,12 @@ def tokenizer() -> open_clip.SimpleTokenizer:
 
 def _visual(options: Mapping[str, Any]) -> VisionTransformer:
     """The image tower that options describe. CareError when it is no vision transformer with a class token."""
-    config = _vision(options)
-    visual = None
-    if isinstance(config.layers, int) and not config.timm_model_name:
-        visual = open_clip.model._build_vision_tower(options["embed_dim"], config, options.get("quick_gelu", False))
-    if not isinstance(visual, VisionTransformer) or visual.pool_type != "tok" or visual.attn_pool is not None:
+    config = _config(VISION, options)
+    return _check(open_clip.model._build_vision_tower(options["embed_dim"], config, options.get("quick_gelu", False)))
+
+
+def _check(visual: nn.Module) -> VisionTransformer:
+    if not isinstance(visual, VisionTransformer):
         raise CareError(
             "This image tower is no vision transformer with a class token. Take one such as ViT-B-16-quickgelu, "
             "ViT-B-32-quickgelu or ViT-L-14-quickgelu."
@@ -204,15 +228,12 @@ def _visual(options: Mapping[str, Any]) -> VisionTransformer:
     return visual
 
 
-def _vision(options: Mapping[str, Any]) -> CLIPVisionCfg:
-    return CLIPVisionCfg(**_of(VISION, options))
-
-
-def _of(prefix: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with a prefix, without it. CareError for names that open_clip does not know."""
-    found = {key.removeprefix(prefix): value for key, value in options.items() if key.startswith(prefix)}
-    known = {field.name for field in fields(CLIPVisionCfg if prefix == VISION else CLIPTextCfg)}
-    if strange := sorted(set(found) - known):
-        raise CareError(f"open_clip knows no {prefix}{strange[0]} of a tower.")
-    return {key: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-            for key, value in found.items()}  # fmt: skip
+def _config(part: str, options: Mapping[str, Any]) -> CLIPVisionCfg | CLIPTextCfg:
+    """open_clip's configuration of a tower. CareError for what no tower of CLIP's is made of."""
+    found = {key.removeprefix(part): value for key, value in options.items() if key.startswith(part)}
+    if strange := sorted(set(found) - KNOWN[part]):
+        raise CareError(
+            f"A tower of CLIP's is not made with {part}{strange[0]}. Take a plain vision transformer such as "
+            "ViT-B-16-quickgelu."
+        )
+    return CONFIGS[part](**{key: tuple(value) if isinstance(value, list) else value for key, value in found.items()})

@@ -1,8 +1,9 @@
 """Side information embeddings (SIE; He et al. 2021): a transformer is told by which camera a photo was taken, and
 which view of the animal it shows.
 
-Each pair has an embedding S, which is added to all tokens once they have their positions, so that what one camera's
-light and place do to a photo need not be read from its pixels. Of an unknown camera or view nothing is added.
+Each pair has an embedding S, which is added to all tokens once they have their positions (a CLIP's tower: to its class
+token alone, as CLIP-ReID's release has it), so that what one camera's light and place do to a photo need not be read
+from its pixels. Of an unknown camera or view nothing is added.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from care_cli.records import ViewpointScheme
 
 
 class SideInformation(nn.Module):
-    """`vit`, a transformer, with `weight` S[viewpoint] added to all of its tokens.
+    """`vit`, a transformer, with `weight` S[viewpoint] added to all of its tokens, or to those that it says (`told`).
 
     Takes photos `(B,3,H,W)` and `(B,V) float32`, 1 at each photo's viewpoint (`ViewpointScheme.place`), 0 elsewhere;
     a row of zeros, and None, is answered exactly as by `vit` alone. Takes one call at a time. Raises CareError for a
@@ -56,7 +57,11 @@ class SideInformation(nn.Module):
         if told is None:
             return nullcontext()
         added = self.weight * (told.to(self.viewpoints.dtype) @ self.viewpoints)  # (B, D)
-        return adding(self.vit.get_submodule(self.entrance), added[:, None])
+        added = added[:, None]
+        if getattr(self.vit, "told", "all") == "class":
+            patches = self.vit.visual.grid_size[0] * self.vit.visual.grid_size[1]
+            added = nn.functional.pad(added, (0, 0, 0, patches))  # the class token is the first one
+        return adding(self.vit.get_submodule(self.entrance), added)
 
     def describe(self) -> dict[str, Any]:
         """All that `encoders.build_embedder` needs to build it again, as a checkpoint's header has it."""

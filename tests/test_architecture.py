@@ -38,7 +38,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "yolo": (FILES | {"engines"}, {"torch", "ultralytics"}),
     "backbones": (LEAVES, {"torch", "timm"}),
     "keypoint_vit": (LEAVES, {"torch", "timm"}),
-    "clip": (LEAVES, {"torch", "open_clip"}),
+    "clip": (LEAVES, {"torch", "open_clip", "timm"}),
     "overlapping_vit": (LEAVES, {"torch", "timm"}),
     "jigsaw_vit": (LEAVES | {"overlapping_vit"}, {"torch", "timm"}),
     "side_information": (LEAVES | {"keypoint_vit"}, {"torch"}),

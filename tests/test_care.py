@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from care_cli import clip
 from care_cli.errors import CareError
-from care_cli.training import care, clip_towers, descriptions, methods
+from care_cli.training import care, clip_reid, clip_towers, methods, prompts
 from care_cli.training.alignment import Aligned, Prototypes
 from care_cli.training.config import TextConfig, TrainConfig
 from care_cli.training.data import LabelledCrops
@@ -62,6 +62,20 @@ def test_the_contrast_is_equation_5_term_by_term() -> None:
         total -= sum(math.log(likely[p] / sum(likely)) for p in own) / len(own) / 7
     found = contrast(*map(torch.tensor, unit), torch.tensor(labels), scale=12.0)
     assert float(found) == pytest.approx(total, rel=1e-5)
+
+
+def test_the_contrast_is_in_full_precision_whatever_the_training_computes_in() -> None:
+    learner, text, _ = side(TextConfig())
+    training = prompts.PromptTraining(learner, text)
+    photos, labels = 10 * torch.randn(6, 32), torch.tensor([0, 0, 3, 2, 3, 0])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        terms = training(photos, None, labels)
+        said = text(*learner(photos, labels)).double()
+    unit = [torch.nn.functional.normalize(x) for x in (photos.double(), said)]
+    for (rows, columns), term in zip((unit, unit[::-1]), terms.values(), strict=True):
+        likely = torch.log_softmax(text.scale * rows @ columns.T, 1)
+        same = (labels[:, None] == labels[None]).double()
+        assert float(term) == pytest.approx(float(-((same * likely).sum(1) / same.sum(1)).mean()), rel=1e-5)
 
 
 def test_a_photo_alone_in_its_batch_teaches_nothing() -> None:
@@ -125,11 +139,14 @@ def test_phase_2_is_the_weighted_sum_of_equations_8_to_10() -> None:
 
 
 def test_the_weights_have_the_three_presets() -> None:
-    told = {name: methods.configure("care", presets=(name,)) for name in ("literal", "toolkit")}
+    told = {name: methods.configure("care", presets=(name,)) for name in ("code", "literal", "toolkit")}
     weights = {name: (c.class_weight, c.triplet_weight, c.prototype_weight) for name, c in told.items()}
     usual = methods.configure("care")
     assert (usual.class_weight, usual.triplet_weight, usual.prototype_weight) == (0.25, 1.0, 1.0)
-    assert weights == {"literal": (1.0, 1.0, 1.0), "toolkit": (0.3, 1.0, 0.7)}
+    assert weights == {"code": (0.25, 1.0, 1.0), "literal": (1.0, 1.0, 1.0), "toolkit": (0.3, 1.0, 0.7)}
+    words = methods.configure("care", presets=("words-tiger", "tiger")).text
+    assert (words.learning_rate, words.epochs, words.batch, words.tokens) == (4.5e-4, 10, 64, 4)
+    assert methods.configure("clip-reid", text={"tokens": 8}).text == replace(clip_reid.TEXT, tokens=8)
     assert told["toolkit"].embedding == "proj" and usual.embedding == "both"
 
 
@@ -152,21 +169,21 @@ def test_schedules_by_data_set(preset: str, rate: float, batch: int, epochs: flo
 
 
 def side(cfg: TextConfig, names: tuple[str, ...] = NAMES, kinds: tuple[str, ...] = KINDS):
-    text = clip.TextTower(SMALL_CLIP, small_clip().state_dict())
+    text = clip.TextTower(small_clip())
     torch.manual_seed(1)
     said: list[str] = []
-    return descriptions.Descriptions(text, cfg, names, kinds, said.append), text, said
+    return prompts.PromptLearner(text, cfg, names, kinds, said.append), text, said
 
 
 def test_a_prompt_reads_as_the_paper_says() -> None:
     encode = clip.tokenizer()
-    words, ends = descriptions.prompts(TextConfig(), NAMES, KINDS, 77, print)
+    words, ends = prompts.tokenized(TextConfig(), NAMES, KINDS, 77, print)
     assert encode.decode([token for token in words[2].tolist() if token]) == (
         "<start_of_text>a photo of a brushtail possum . <end_of_text>"
     )
     assert words[2, 5:9].tolist() == [0, 0, 0, 0] and words[2, 9] != 0  # room for v_1..v_4
     assert [int(words[i, end]) for i, end in enumerate(ends)] == [encode.eot_token_id] * 6
-    named, _ = descriptions.prompts(TextConfig(identity="text"), NAMES, KINDS, 77, print)
+    named, _ = prompts.tokenized(TextConfig(identity="text"), NAMES, KINDS, 77, print)
     assert encode.decode([token for token in named[3].tolist() if token]).endswith("kea kea . <end_of_text>")
 
 
@@ -209,8 +226,10 @@ def test_names_that_clip_cannot_hold_are_cut_and_said() -> None:
     assert any("read like others" in line for line in said)
     features = text(*one(torch.zeros(6, 32), torch.arange(6)))
     assert features.isfinite().all()
+    with pytest.raises(CareError, match=r"text\.tokens are 1 to 64"):
+        TextConfig(tokens=80)
     with pytest.raises(CareError, match="leave no room for words"):
-        side(TextConfig(tokens=80))
+        prompts.tokenized(TextConfig(tokens=60), NAMES, KINDS, 44, print)
 
 
 def test_equations_5_and_6_are_clip_reids_losses_when_the_meta_net_is_zero() -> None:
@@ -222,7 +241,7 @@ def test_equations_5_and_6_are_clip_reids_losses_when_the_meta_net_is_zero() -> 
             parameter.zero_()
     photos, labels = torch.randn(6, 32), torch.tensor([0, 0, 3, 2, 3, 0])
     with torch.no_grad():
-        terms = descriptions.Describer(described, text)(photos, None, labels)
+        terms = prompts.PromptTraining(described, text)(photos, None, labels)
         one_text = text(*described(torch.zeros(6, 32), torch.arange(6))).numpy()  # of each identity, no photo asked
     logits = photos.numpy() @ one_text[labels.numpy()].T
     same = labels.numpy()[:, None] == labels.numpy()[None]
@@ -237,7 +256,7 @@ def test_prototypes_are_the_means_of_the_prompts_features(normalize_first: bool)
     described, text, _ = side(TextConfig(normalize_first=normalize_first))
     labels = np.array([2, 0, 5, 0, 2, 2, 1, 3, 4])
     photos = RNG.normal(size=(9, 32)).astype(np.float32)
-    texts, bank = descriptions.fused(described, text, photos, labels)
+    texts, bank = prompts.text_bank(described, text, photos, labels)
     for label in range(6):
         own = []
         for row in np.flatnonzero(labels == label):
@@ -261,7 +280,7 @@ def moved(learner: torch.nn.Module, *batch: object) -> set[str]:
 
 def test_phase_1_updates_tokens_and_meta_net_alone() -> None:
     described, text, _ = side(TextConfig())
-    learner = descriptions.Describer(described, text)
+    learner = prompts.PromptTraining(described, text)
     found = moved(learner, torch.randn(6, 32), None, torch.arange(6))
     assert found == {"embedder.tokens", *(f"embedder.meta_net.{n}.{w}" for n in (0, 2) for w in ("weight", "bias"))}
     assert found == {name for name, _ in learner.named_parameters()}  # all that an optimizer gets
@@ -307,13 +326,10 @@ def _stop(step: int):
 
 def test_the_image_encoder_sees_each_photo_once_in_phase_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, cfg, counted = animals(), configured("clip-reid"), []
-    forward = clip.ImageTower.forward
-    monkeypatch.setattr(
-        clip.ImageTower, "forward", lambda self, images: counted.append(len(images)) or forward(self, images)
-    )
+    forward = clip.Clip.forward
+    monkeypatch.setattr(clip.Clip, "forward", lambda self, images: counted.append(len(images)) or forward(self, images))
     for _ in range(2):  # and not again when the training goes on
-        options, start = clip_towers.whole(cfg, None, None)
-        care.learn_prototypes(data, cfg, tmp_path, options, start, "cpu", None)
+        care.learn_prototypes(data, cfg, clip_towers.whole(cfg, None, None), tmp_path, device="cpu")
         assert sum(counted) == len(data.labels)
 
 
@@ -332,6 +348,9 @@ def test_what_has_no_text_tower_is_refused_with_what_to_do() -> None:
     for method in ("care", "clip-reid"):
         with pytest.raises(CareError, match=r"w.pt has no text tower, .* --method clip-ft"):
             methods.train(animals(), configured(method), start=without, start_file=Path("w.pt"), device="cpu")
+    other = small_clip().state_dict() | {"token_embedding.weight": torch.zeros(99, 32)}
+    with pytest.raises(CareError, match=r"w.pt do not fit the model: they differ in shape in token_embedding"):
+        methods.train(animals(), configured("care"), start=other, start_file=Path("w.pt"), device="cpu")
     done = methods.train(animals(), configured("clip-ft"), start=without, start_file=Path("w.pt"), device="cpu")
     assert done.history[-1]["triplet"] > 0
     with pytest.raises(CareError, match="is trained by care, clip-reid or clip-ft; vit takes"):

@@ -77,6 +77,21 @@ def test_positions_of_another_size_are_resampled_and_the_class_token_keeps_its_o
     assert torch.equal(same.visual.positional_embedding, whole.visual.positional_embedding)
 
 
+def test_positions_of_a_portrait_are_known_to_be_a_portraits() -> None:
+    """4 x 2 patches of a portrait become 2 x 4 of a landscape, though there are as many; and a square's."""
+    portrait = clip.ImageTower(**clip.image_options(SMALL_CLIP))
+    rows = torch.arange(4.0)[:, None].expand(4, 2).reshape(8, 1).expand(8, 64)
+    with torch.no_grad():
+        portrait.visual.positional_embedding[1:] = rows
+    for size, shape in (((32, 64), (2, 4)), (64, (4, 4))):
+        tower = clip.ImageTower(**clip.image_options(clip.resized(SMALL_CLIP, size)))
+        encoders.load_weights(tower, portrait.state_dict(), Path("portrait"))
+        grid = tower.visual.positional_embedding.detach()[1:].reshape(*shape, 64)
+        assert torch.allclose(grid, grid[:, :1].expand_as(grid), atol=1e-5)  # rows stay rows
+        assert (grid[1:, 0, 0] > grid[:-1, 0, 0]).all()
+        assert tower.grid.tolist() == list(shape)
+
+
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_a_portrait_checkpoint_embeds_crops_squashed_to_its_size(tmp_path: Path, engine: str) -> None:
     tower = image_tower(small_clip())
@@ -111,13 +126,13 @@ def test_a_whole_clip_embeds_zero_shot(tmp_path: Path) -> None:
 def test_vectors_of_a_text_give_what_open_clip_gives_for_its_words() -> None:
     """With and without what pads a text to 77 tokens: a token sees only those before it."""
     whole, encode = small_clip(), clip.tokenizer()
-    text = clip.TextTower(SMALL_CLIP, whole.state_dict())
     tokens = encode(["A photo of a stoat.", "A photo of a brushtail possum by night, its tail in the air."])
     ends = tokens.argmax(1)
-    expected = whole.encode_text(tokens)
+    expected, scale = whole.encode_text(tokens), whole.logit_scale.exp().item()
+    text = clip.TextTower(whole)
     for length in (77, int(ends.max()) + 1):
         assert torch.allclose(text(text.vectors(tokens[:, :length]), ends), expected, atol=1e-5)
-    assert text.scale == pytest.approx(whole.logit_scale.exp().item())
+    assert text.scale == pytest.approx(scale)
     assert not any(parameter.requires_grad for parameter in text.parameters())
 
 
@@ -131,7 +146,7 @@ def test_what_is_no_clip_with_two_towers_is_refused() -> None:
         clip.options_of("RN50")
     with pytest.raises(CareError, match=r"text tower of .* is not CLIP's own"):
         clip.options_of("ViT-B-16-SigLIP")
-    with pytest.raises(CareError, match="knows no vision_depth"):
+    with pytest.raises(CareError, match="is not made with vision_depth"):
         clip.ImageTower(embed_dim=8, vision_depth=2)
     with pytest.raises(CareError, match="both or proj, got 'cls'"):
         clip.ImageTower("cls", **clip.image_options(SMALL_CLIP))
@@ -153,6 +168,13 @@ def test_a_header_that_claims_the_impossible_is_refused(tmp_path: Path) -> None:
                                                     "options": huge})  # fmt: skip
     with pytest.raises(CareError, match="not what its header says"):
         load_embedder(ModelSpec("large", "embedder", "care"), path)
+    for name, value in (("text_hf_model_name", "evil/x"), ("text_no_causal_mask", True),
+                        ("vision_timm_model_name", "hf-hub:evil/x")):  # fmt: skip
+        options = SMALL_CLIP | {name: value}
+        save(path, small_clip().state_dict(), HEADER | {"task": "embedder", "architecture": "care_clip",
+                                                        "options": options})  # fmt: skip
+        with pytest.raises(CareError, match=f"is not made with {name}"):  # before anything is fetched
+            load_embedder(ModelSpec("named", "embedder", "care"), path)
     deep = clip.image_options(SMALL_CLIP) | {"vision_layers": 4000}
     save(path, {}, HEADER | {"task": "embedder", "architecture": "care_clip_image", "options": deep})
     with pytest.raises(CareError, match="options must be"):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from care_cli import registry
 from care_cli.errors import CareError
-from care_cli.evaluation.ablations import SOURCES, Cell
+from care_cli.evaluation.ablations import OWN, SOURCES, Cell
 from care_cli.evaluation.intervals import t_interval
 from care_cli.features import FeatureConfig
 from care_cli.records import ModelSpec, Selection, Template
@@ -98,7 +98,7 @@ def _begins(recipe: Recipe, cell: Cell) -> str | None:
     if cell.method is None:
         return recipe.begin.get(cell.variant) or cell.begins
     said = recipe.begin.get(cell.method) or recipe.begin.get(cell.size)
-    return said or (cell.begins if recipe.as_paper else None) or NOTHING
+    return said or (cell.begins if recipe.as_paper or cell.size == OWN else None) or NOTHING
 
 
 def _planned(catalog: Catalog, recipe: Recipe, cell: Cell, extractor: ModelSpec | None, absent: str) -> Planned:

@@ -73,7 +73,9 @@ class Training:
 
         self.catalog, self.request, self.division, self.cfg, self.spec = catalog, request, division, cfg, spec
         ids = division.ids("train")
-        self.scheme: Scheme | None = viewpoints.scheme_of(catalog, ids) if methods.told_viewpoints(cfg) else None
+        self.scheme: Scheme | None = (
+            viewpoints.scheme_of(catalog, ids, cfg.side) if methods.told_viewpoints(cfg) else None
+        )
         if methods.sees_points(cfg.method):
             self.scheme = scheme_of(catalog, ids, request.points_run, request.point_names)
             if self.scheme is None:

@@ -68,10 +68,14 @@ def settings_of(request: TrainRequest, spec: ModelSpec | None) -> TrainConfig:
             if key.startswith(f"{table}.")
         }
         cfg = replace(cfg, **{table: replace(getattr(cfg, table), **changes)})
-    if size is None:
-        name, options = methods.architecture(cfg)
-        with torch.device("meta"):
-            encoders.build_backbone(name, **options)  # refused before anything is begun
+    if spec and spec.family == "open_clip" and backbone != spec.architecture:
+        raise CareError(
+            f"The weights of {spec.name} are of {spec.architecture}, and another backbone would read them wrongly: "
+            "leave --backbone out."
+        )
+    name, options = methods.architecture(cfg)
+    with torch.device("meta"):
+        encoders.build_backbone(name, **options)  # refused before anything is begun
     return replace(cfg, precision=precision.resolve(cfg.precision, torch.device(request.device)))
 
 
@@ -95,6 +99,11 @@ def pretrained(catalog: Catalog, request: TrainRequest) -> ModelSpec | None:
 
     backbone, usual = methods.usual(request.method)
     weights = request.weights or (usual if request.backbone in (None, backbone) else None)
+    if weights is None and methods.describes(request.method):
+        raise CareError(
+            f"{request.method} learns from a CLIP that can read: name {request.backbone}'s weights with --weights, "
+            f"or --weights {NOTHING}: it learns from scratch, and its words say nothing."
+        )
     if weights in (None, NOTHING):
         return None
     path = Path(weights)

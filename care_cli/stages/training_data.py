@@ -60,7 +60,7 @@ def gather(catalog: Catalog, crop_ids: Iterable[int], scheme: Scheme | None = No
     individuals = list(dict.fromkeys(names[crop] for crop in ids))
     number = {name: label for label, name in enumerate(individuals)}
     beside, without, frames = None, [], catalog.crop_frame(ids)
-    species = {names[crop]: frames[crop].species for crop in reversed(ids)}
+    species = {names[crop]: frames[crop].species for crop in reversed(ids) if frames[crop].species}
     if scheme is not None and ids:
         told = shown_points.of_crops(catalog, ids, scheme, run)
         beside = np.stack([told[crop].beside for crop in ids])
@@ -70,7 +70,7 @@ def gather(catalog: Catalog, crop_ids: Iterable[int], scheme: Scheme | None = No
         crop_ids=np.array(ids, np.int64),
         labels=np.array([number[names[crop]] for crop in ids], np.int64),
         individuals=individuals,
-        animals=[species[name] or OPEN for name in individuals],
+        animals=[species.get(name, OPEN) for name in individuals],
         digests=[digests[crop] for crop in ids],
         beside=beside,
         scheme=scheme,

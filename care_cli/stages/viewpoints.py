@@ -24,8 +24,12 @@ KNOWN = 0.5  # share of the crops of which a camera, or a flank, has to be known
 Viewpoint = tuple[str | None, str | None]  # camera and view; None: unknown
 
 
-def scheme_of(catalog: Catalog, crop_ids: Sequence[int]) -> ViewpointScheme | None:
-    """The cameras of crops, and the views, both ascending; None where neither are two of them.
+SIDES = {"camera": (True, False), "view": (False, True), "both": (True, True)}  # which of the two is told
+
+
+def scheme_of(catalog: Catalog, crop_ids: Sequence[int], side: str = "both") -> ViewpointScheme | None:
+    """The cameras of crops, and the views, both ascending, or the one of them that `side` says; None where neither are
+    two of them.
 
     Cameras, or views, are left out where they are known of less than half of the crops: as both have to be known for
     anything to be told, the others would lose what is known of them. Raises CareError for too many.
@@ -33,7 +37,8 @@ def scheme_of(catalog: Catalog, crop_ids: Sequence[int]) -> ViewpointScheme | No
     found = list(catalog.viewpoints(crop_ids).values())
     cameras, views = (_known([one[kind] for one in found], len(crop_ids)) for kind in (0, 1))
     cameras = tuple(name for name in cameras if is_camera(name))
-    scheme = ViewpointScheme(cameras if len(cameras) > 1 else (), views if len(views) > 1 else ())
+    asked = zip(SIDES[side], (cameras, views), strict=True)
+    scheme = ViewpointScheme(*(names if wanted and len(names) > 1 else () for wanted, names in asked))
     if scheme.shape[0] > MOST_VIEWPOINTS:
         raise CareError(
             f"A model is told of up to {MOST_VIEWPOINTS:,} pairs of camera and flank, but there are "

@@ -60,8 +60,9 @@ class Aligned(nn.Module):
         with torch.no_grad():
             seen = tower.eval().features(torch.zeros(1, 3, *sides(cfg.input_size)))
         dims = seen.whole.shape[1], seen.projected.shape[1]
-        self.necks = nn.ModuleList(map(neck, dims))
-        self.classifiers = nn.ModuleList(classifier(dim, classes) for dim in dims)
+        heads = dims if cfg.class_weight else ()
+        self.necks = nn.ModuleList(map(neck, heads))
+        self.classifiers = nn.ModuleList(classifier(dim, classes) for dim in heads)
 
     def forward(self, images: Tensor, beside: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
         """Weighted terms of the loss by name, as `methods.Learner.forward`."""

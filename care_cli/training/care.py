@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from care_cli import encoders
+from care_cli import clip
 from care_cli.clip import TextTower
 from care_cli.training import clip_towers, loop, methods, precision, state
 from care_cli.training.alignment import Aligned, Prototypes
@@ -24,13 +25,14 @@ from care_cli.training.batches import normalised
 from care_cli.training.clip_towers import BACKBONE, WEIGHTS, architecture
 from care_cli.training.config import TrainConfig
 from care_cli.training.data import LabelledCrops
-from care_cli.training.descriptions import Describer, Descriptions, fused, how_similar
+from care_cli.training.prompts import PromptLearner, PromptTraining, how_similar, text_bank
 
 __all__ = ["BACKBONE", "DESCRIBES", "PRESETS", "RECIPE", "VIEWPOINTS", "WEIGHTS", "architecture", "train"]
 
 DESCRIBES = True  # animals, in words
 VIEWPOINTS = True
 RECIPE = clip_towers.RECIPE | {"learning_rate": 8e-6, "triplet_margin": 0.7, "prototype_weight": 1.0}
+CODE = {"class_weight": 0.25, "triplet_weight": 1.0, "prototype_weight": 1.0}
 LITERAL = {"class_weight": 1.0, "triplet_weight": 1.0, "prototype_weight": 1.0}
 TOOLKIT = {"class_weight": 0.3, "triplet_weight": 1.0, "prototype_weight": 0.7, "embedding": "proj"}
 
@@ -39,17 +41,25 @@ def _schedule(learning_rate: float, batch: int, epochs: float) -> dict[str, Any]
     return {"learning_rate": learning_rate, "individuals": batch // 4, "photos": 4, "epochs": epochs}
 
 
+def _words(learning_rate: float, epochs: float) -> dict[str, Any]:
+    return {"text": {"learning_rate": learning_rate, "epochs": epochs}}
+
+
 PRESETS = clip_towers.PRESETS | {
+    "code": CODE,  # as the authors' earlier code weighs the losses: the default
     "literal": LITERAL,  # the plain sum that the supplement prints
     "toolkit": TOOLKIT,  # as the authors' toolkit has it
     "tiger": _schedule(5e-6, 32, 55),  # the authors' schedules by data set
     "cattle": _schedule(8e-6, 32, 60),
     "lion": _schedule(8e-6, 32, 60),
-    "dog": _schedule(8e-6, 32, 30) | {"side_weight": 1.0},
+    "dog": _schedule(8e-6, 32, 30) | {"side": "camera", "side_weight": 1.0},
     "panda": _schedule(8e-6, 64, 80),
     "nyala": _schedule(8e-6, 64, 80),
     "sea-star": _schedule(5e-6, 64, 65),
     "stoat": _schedule(8e-6, 16, 50),
+    "words": _words(5.5e-4, 40),  # and, of that code, how long words are learned; its batch of one photo apart
+    "words-tiger": _words(4.5e-4, 10),
+    "words-sea-star": _words(5e-5, 25),
 }
 
 PAGE = 64  # photos seen at once
@@ -68,9 +78,11 @@ def train(
     **how: Any,
 ) -> loop.Trained:
     """Both phases, as `loop.train` takes and gives them; the folder also gets phase 1 and prototypes.safetensors."""
-    options, start = clip_towers.whole(cfg, start, start_file)
+    whole = clip_towers.whole(cfg, start, start_file)
+    image_tower = {name: tensor for name, tensor in whole.state_dict().items() if not clip.is_text(name)}
     saving = {name: how[name] for name in ("save_every", "save_seconds") if name in how}
-    prototypes = learn_prototypes(data, cfg, folder, options, start, device, notice, **saving)
+    prototypes = learn_prototypes(data, cfg, whole, folder, device=device, notice=notice, **saving)
+    del whole
 
     # Algorithm 3: the image tower learns to keep each animal by its prototype; the text side is gone
     return loop.train(
@@ -78,7 +90,7 @@ def train(
         cfg,
         folder,
         build=lambda cfg: Aligned(cfg, len(prototypes.bank), methods.plain(cfg, data.scheme), prototypes),
-        start=start,
+        start=image_tower,
         start_file=start_file,
         device=device,
         notice=notice,
@@ -89,25 +101,25 @@ def train(
 def learn_prototypes(
     data: LabelledCrops,
     cfg: TrainConfig,
+    whole: clip.Clip,
     folder: Path | None,
-    options: Mapping[str, Any],
-    start: Mapping[str, Tensor],
-    device: str,
-    notice: Callable[[str], None] | None,
+    *,
+    device: str = "auto",
+    notice: Callable[[str], None] | None = None,
     **saving: Any,
 ) -> Prototypes:
-    """What the text side of a CLIP (`options`, weights `start`) says of each individual of `data`."""
-    place = loop.device_of(device)
-    text = TextTower(options, start).to(place)
-    say = notice or (lambda said: None)
+    """What a whole CLIP, which is used up, says in words of each individual of `data`."""
+    accelerator, place = loop.accelerated(device)
+    say = notice if notice and accelerator.is_main_process else lambda said: None
 
     # Algorithm 1: tokens and meta-net learn to describe photos to a frozen CLIP, which sees each of them once
-    photos = seen(data, cfg, start, place, folder and folder / PHASE_1)
-    described = loop.train(
+    photos = image_features(data, cfg, whole, folder and folder / PHASE_1, accelerator, place)
+    text = TextTower(whole).to(place)
+    learned = loop.train(
         replace(data, photos=photos),
         phase_1(cfg),
         folder and folder / PHASE_1,
-        build=lambda cfg: Describer(Descriptions(text, cfg.text, data.names, data.animals, say), text),
+        build=lambda cfg: PromptTraining(PromptLearner(text, cfg.text, data.names, data.animals, say), text),
         device=device,
         notice=notice,
         title="describe",
@@ -115,8 +127,8 @@ def learn_prototypes(
     )
 
     # Algorithm 2: an animal's descriptions, fused to its prototype
-    texts, bank = fused(described.model, text, photos, data.labels)
-    if folder is not None:
+    texts, bank = text_bank(learned.model, text, photos, data.labels)
+    if folder is not None and accelerator.is_main_process:
         write_prototypes(folder / PROTOTYPES, data, texts, bank)
     return Prototypes(torch.from_numpy(bank), *how_similar(cfg.text, text))
 
@@ -146,30 +158,39 @@ def phase_1(cfg: TrainConfig) -> TrainConfig:
     )
 
 
-def seen(
-    data: LabelledCrops, cfg: TrainConfig, start: Mapping[str, Tensor], place: torch.device, folder: Path | None
+def image_features(
+    data: LabelledCrops,
+    cfg: TrainConfig,
+    whole: clip.Clip,
+    folder: Path | None,
+    accelerator: Accelerator,
+    place: torch.device,
 ) -> np.ndarray:
-    """Projected features `(N, D) float32` of all photos, by the image tower to begin from; kept in `folder`."""
-    identity = state.identity_of(cfg, data, start, 1, None)
-    if folder is not None:
+    """Projected features `(N, D) float32` of all photos as CLIP sees them; of several processes the first one looks.
+
+    They are kept in `folder`: a training that goes on does not look again.
+    """
+    if folder is None:
+        return _seen(data, cfg, whole, place).numpy()
+    identity = state.identity_of(cfg, data, whole.state_dict(), 1, None)
+    if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        if kept := state.read(folder / FEATURES, identity):
-            return kept[0]["photos"].numpy()
-    tower = methods.plain(replace(cfg, embedding="proj", checkpointing=False))
-    encoders.load_weights(tower, dict(start), Path("to begin from"))
-    tower = tower.eval().to(place, memory_format=torch.channels_last)
+        if state.read(folder / FEATURES, identity) is None:
+            state.write(folder / FEATURES, {"photos": _seen(data, cfg, whole, place)}, {"identity": identity})
+    accelerator.wait_for_everyone()
+    return state.read(folder / FEATURES, identity)[0]["photos"].numpy()
+
+
+def _seen(data: LabelledCrops, cfg: TrainConfig, whole: clip.Clip, place: torch.device) -> Tensor:
+    tower = whole.eval().to(place, memory_format=torch.channels_last)
     kind = precision.dtype(precision.resolve(cfg.precision, place))
     pages = np.array_split(np.arange(len(data.labels)), -(-len(data.labels) // PAGE))
     found = []
     with torch.inference_mode(), torch.autocast(place.type, kind, enabled=kind != torch.float32):
         for rows in tqdm(pages, desc="see", unit="page", disable=None):
             images = torch.from_numpy(np.ascontiguousarray(data.photos[rows])).to(place)
-            images = normalised(images.permute(0, 3, 1, 2).float() / 255, cfg)
-            found.append(tower(images).float().cpu())
-    photos = torch.cat(found)
-    if folder is not None:
-        state.write(folder / FEATURES, {"photos": photos}, {"identity": identity})
-    return photos.numpy()
+            found.append(tower(normalised(images.permute(0, 3, 1, 2).float() / 255, cfg)).float().cpu())
+    return torch.cat(found)
 
 
 def write_prototypes(path: Path, data: LabelledCrops, texts: np.ndarray, bank: np.ndarray) -> None:

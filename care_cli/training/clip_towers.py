@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from care_cli import clip
+from care_cli import clip, encoders
 from care_cli.errors import CareError
 from care_cli.training.augment import PERSON_REID
 from care_cli.training.config import TrainConfig
@@ -28,8 +28,10 @@ RECIPE: dict[str, Any] = {  # CLIP-ReID's, which CARE took over
     "warmup": 10.0, "warmup_from": 0.1, "milestones": (30.0, 50.0),
     "arc_weight": 0.0, "class_weight": 0.25, "smoothing": 0.1, "triplet_weight": 1.0, "triplet_margin": 0.3,
 }  # fmt: skip
+PORTRAIT = {"input_size": (256, 128), "mean": HALF, "std": HALF}
 PRESETS: dict[str, dict[str, Any]] = {
-    "portrait": {"input_size": (256, 128), "mean": HALF, "std": HALF},  # as the paper's lineage has it, for people
+    "portrait": PORTRAIT,  # as CLIP-ReID has it, for people
+    "seed": PORTRAIT,  # and as the CARE paper's code took over
     "square-224": {"input_size": 224, "mean": CLIP_MEAN, "std": CLIP_STD},  # as CLIP was trained
     "square-256": {"input_size": 256, "mean": CLIP_MEAN, "std": CLIP_STD},
 }
@@ -53,12 +55,10 @@ def architecture(cfg: TrainConfig) -> tuple[str, dict[str, Any]]:
     return clip.IMAGE_TOWER, clip.image_options(options(cfg)) | {"embedding": cfg.embedding}
 
 
-def whole(
-    cfg: TrainConfig, start: Mapping[str, Tensor] | None, path: Path | None
-) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
-    """Options and weights of a CLIP with both towers: those to begin from, else untrained ones drawn from the seed.
+def whole(cfg: TrainConfig, start: Mapping[str, Tensor] | None, path: Path | None) -> clip.Clip:
+    """A CLIP with both towers, of the weights to begin from, else untrained and drawn from the seed.
 
-    CareError when the weights hold no text tower.
+    CareError when the weights hold no text tower, or do not fit.
     """
     known = options(cfg)
     if not any(key.startswith(clip.TEXT) for key in known) or (start is not None and not clip.has_text(start)):
@@ -66,7 +66,8 @@ def whole(
             f"{path.name if path else cfg.backbone} has no text tower, and {cfg.method} learns from descriptions in "
             f"words: begin from a whole CLIP (--weights {WEIGHTS}), or train with --method clip-ft."
         )
-    if start is None:
-        torch.manual_seed(cfg.seed)
-        start = clip.Clip(**known).state_dict()
-    return known, start
+    torch.manual_seed(cfg.seed)
+    model = encoders.build_backbone(clip.CLIP, **known)
+    if start is not None:
+        encoders.load_weights(model, dict(start), path or Path("to begin from"))
+    return model

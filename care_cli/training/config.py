@@ -22,13 +22,16 @@ RANGES = {
     "ema": ("between 0 and 1", lambda value: 0 < value < 1),
 }  # of settings by name: in words, and as a test
 
+MOST_TOKENS = 64
+EMBEDDINGS = ("both", "proj")
+SIDES = ("camera", "view", "both")
 IDENTITIES = ("context", "text", "both")
 SIMILARITIES = ("clip", "dot", "cosine")
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The text side of the methods that describe animals in words for CLIP; see `training.descriptions`.
+    """The text side of the methods that describe animals in words for CLIP; see `training.prompts`.
 
     Raises CareError for a reading that is none.
     """
@@ -50,10 +53,16 @@ class TextConfig:
         for name, words in (("identity", IDENTITIES), ("similarity", SIMILARITIES)):
             if getattr(self, name) not in words:
                 raise CareError(f"text.{name} is {', '.join(words)}, got {getattr(self, name)!r}.")
-        if self.tokens < 1 or self.batch < 2 or self.epochs <= 0 or self.learning_rate <= 0 or self.reduction < 1:
+        if (
+            not 1 <= self.tokens <= MOST_TOKENS
+            or self.batch < 2
+            or self.epochs <= 0
+            or self.learning_rate <= 0
+            or self.reduction < 1
+        ):
             raise CareError(
-                "text.tokens and text.reduction are at least 1, text.batch at least 2 (a photo alone has nothing to be "
-                "told from), text.epochs and text.learning_rate above 0."
+                f"text.tokens are 1 to {MOST_TOKENS} (CLIP reads 77), text.reduction at least 1, text.batch at least "
+                "2 (a photo alone has nothing to be told from), text.epochs and text.learning_rate above 0."
             )
 
 
@@ -143,6 +152,7 @@ class TrainConfig:
     drop_path: float = 0.0  # chance that the last block is passed by; it grows from 0 at the first
 
     # side information
+    side: str = "both"  # what is told: camera | view | both
     side_weight: float = 0.0  # lambda of TransReID's, of embeddings of camera and view; 0: these are not told
     side_dropout: float = 0.0  # chance that a photo's camera and view are hidden in training
 
@@ -164,5 +174,8 @@ class TrainConfig:
         check_ranges(self, RANGES)
         if min(sides(self.input_size)) < 1:
             raise CareError(f"input_size is at least 1 px, got {self.input_size}.")
+        for name, words in (("embedding", EMBEDDINGS), ("side", SIDES)):
+            if getattr(self, name) not in words:
+                raise CareError(f"{name} is {', '.join(words)}, got {getattr(self, name)!r}.")
         if self.precision not in PRECISIONS:
             raise CareError(f"The precision is {', '.join(PRECISIONS)}, got {self.precision!r}.")

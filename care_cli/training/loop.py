@@ -90,10 +90,8 @@ def train(
     Raises CareError for data or settings that cannot be learned from, when the loss stops being a number, when not even
     the smallest part of a batch fits into memory, when the disk is full, and when `folder` holds another training.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    accelerator = Accelerator(mixed_precision="no", cpu=not several or device == "cpu")
-    place = accelerator.device if several else device_of(device)
-    main = accelerator.is_main_process
+    accelerator, place = accelerated(device)
+    several, main = accelerator.num_processes > 1, accelerator.is_main_process
     say = notice if notice and main else lambda text: None
     data, cfg = _fitting(data, cfg, say)
     cfg = replace(cfg, precision=precision.resolve(cfg.precision, place))  # a training never mixes precisions
@@ -370,6 +368,13 @@ def rate_at(step: int, steps: int, cfg: TrainConfig) -> float:
         return fallen
     least = cfg.least_rate / cfg.learning_rate
     return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def accelerated(device: str) -> tuple[Accelerator, torch.device]:
+    """What keeps the processes of a training together, and the device of this one."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    accelerator = Accelerator(mixed_precision="no", cpu=not several or device == "cpu")
+    return accelerator, accelerator.device if several else device_of(device)
 
 
 def device_of(name: str) -> torch.device:

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import copy
 import functools
-import operator
 import pkgutil
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,18 @@ def configure(
         getattr(module, "RECIPE", {}),
         *(known[name] for name in presets),
     ]
-    return TrainConfig(method=method, **functools.reduce(operator.or_, map(dict, [*layers, given])))
+    return TrainConfig(method=method, **functools.reduce(_over, [*layers, given]))
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings over others; of the tables in them those that are named."""
+    usual = TrainConfig()
+    tables = {
+        name: replace(below.get(name, getattr(usual, name)), **value)
+        for name, value in above.items()
+        if isinstance(value, dict) and is_dataclass(getattr(usual, name))
+    }
+    return {**below, **above, **tables}
 
 
 def build(cfg: TrainConfig, classes: int, scheme: Scheme | None) -> Learner:

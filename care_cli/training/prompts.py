@@ -25,7 +25,7 @@ BEGINNING = "A photo of a"
 PAGE = 256  # photos described at once
 
 
-class Descriptions(nn.Module):
+class PromptLearner(nn.Module):
     """What is learned in phase 1: tokens V, and the meta-net F; beside them the words that stand.
 
     names    (C,) of the individuals, in the text where `cfg.identity` asks for it
@@ -43,7 +43,7 @@ class Descriptions(nn.Module):
     ):
         super().__init__()
         self.cfg = cfg
-        words, ends = prompts(cfg, names, animals, text.context, notice)  # (C, L), (C,)
+        words, ends = tokenized(cfg, names, animals, text.context, notice)  # (C, L), (C,)
         with torch.no_grad():
             self.register_buffer("words", text.vectors(words.to(_device(text))).cpu(), persistent=False)
         self.register_buffer("ends", ends, persistent=False)
@@ -68,7 +68,7 @@ def meta_net(width: int, out: int, reduction: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, out))
 
 
-def prompts(
+def tokenized(
     cfg: TextConfig, names: Sequence[str], animals: Sequence[str], context: int, notice: Callable[[str], None]
 ) -> tuple[Tensor, Tensor]:
     """Each individual's prompt in CLIP's tokens `(C, L) int64`, 0 behind its end and for what is learned, and where it
@@ -98,25 +98,28 @@ def prompts(
     )
 
 
-class Describer(nn.Module):
-    """Descriptions under L_VDTDG = L_img2txt + L_txt2img; `text` is used and never updated."""
+class PromptTraining(nn.Module):
+    """A prompt learner under L_VDTDG = L_img2txt + L_txt2img; `text` is used and never updated."""
 
-    def __init__(self, descriptions: Descriptions, text: TextTower):
+    def __init__(self, prompts: PromptLearner, text: TextTower):
         super().__init__()
-        self.embedder = descriptions
+        self.embedder = prompts
+        self._similarity = how_similar(prompts.cfg, text)
         self._text = (text,)  # a tuple, so that the frozen tower is no part of what is learned and saved
 
     def forward(self, photos: Tensor, beside: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
         """Terms of the loss by name, of the photos' projected features `(B, D)` and their labels `(B,)`."""
         text = self._text[0].to(photos.device)
         described = text(*self.embedder(photos, labels))
-        scale, unit = how_similar(self.embedder.cfg, text)
-        if unit:
-            photos, described = F.normalize(photos), F.normalize(described.float())
-        return {
-            "image_to_text": contrast(photos, described, labels, scale=scale),
-            "text_to_image": contrast(described, photos, labels, scale=scale),
-        }
+        scale, unit = self._similarity
+        with torch.autocast(photos.device.type, enabled=False):  # differences of near products are delicate
+            described = described.float()
+            if unit:
+                photos, described = F.normalize(photos), F.normalize(described)
+            return {
+                "image_to_text": contrast(photos, described, labels, scale=scale),
+                "text_to_image": contrast(described, photos, labels, scale=scale),
+            }
 
     def finished(self) -> nn.Module:
         """A copy of what was learned."""
@@ -128,8 +131,8 @@ def how_similar(cfg: TextConfig, text: TextTower) -> tuple[float, bool]:
     return {"clip": (text.scale, True), "cosine": (1.0, True), "dot": (1.0, False)}[cfg.similarity]
 
 
-def fused(
-    descriptions: Descriptions, text: TextTower, photos: np.ndarray, labels: np.ndarray
+def text_bank(
+    prompts: PromptLearner, text: TextTower, photos: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Texts of all photos `(N, D) float32`, and each individual's prototype `(C, D)`, their mean (algorithm 2).
 
@@ -137,14 +140,14 @@ def fused(
     labels  (N,) int64; row c of the prototypes is individual c
     """
     device = _device(text)
-    descriptions = descriptions.to(device)
+    prompts = prompts.to(device)
     texts = []
     with torch.inference_mode():
         for rows in np.array_split(np.arange(len(labels)), -(-len(labels) // PAGE)):
             seen, whose = (torch.from_numpy(some[rows]).to(device) for some in (photos, labels))
-            texts.append(text(*descriptions(seen, whose)).float().cpu().numpy())
+            texts.append(text(*prompts(seen, whose)).float().cpu().numpy())
     found = np.concatenate(texts)
-    if descriptions.cfg.normalize_first:
+    if prompts.cfg.normalize_first:
         found = found / np.linalg.norm(found, axis=1, keepdims=True)
     bank = np.stack([found[labels == one].mean(0) for one in range(int(labels.max()) + 1)])
     return found, bank.astype(np.float32)
