@@ -88,6 +88,35 @@ def import_dataset(
         raise typer.Exit(1)
 
 
+@import_app.command("labels")
+def import_labels(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="JSON file, YOLO folder or its data.yaml.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder that the photos' paths begin at.  [default: where FILE lies]")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="coco, megadetector or yolo.  [default: recognised]")
+    ] = None,
+) -> None:
+    """Labels and boxes of COCO Camera Traps, COCO, MegaDetector or YOLO; run it again to go on or to add files."""
+    from care_cli.exchange.labels import open_labels
+    from care_cli.stages.import_labels import LabelsConfig, run
+
+    source = open_labels(file, format)  # a wrong file begins no catalog
+    refuse_catalog_among_photos(ctx.obj.catalog, [images or source.root] if images or file.is_dir() else [])
+    with open_catalog(ctx, create=True) as catalog:
+        summary = run(catalog, LabelsConfig(file, format, images), source)
+    report(ctx, summary)
+    if waiting := summary["unseen"]:
+        message(
+            f"{waiting} photos are known by their paths alone. Once their files are here, give the command again with "
+            "--images FOLDER."
+        )
+    if summary["failed"]:
+        raise typer.Exit(1)
+
+
 LISTED = 20  # lines of a kind at the terminal; --json has all
 
 
