@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 CATEGORIES = ("animal", "person", "vehicle")
+PRESETS = ("toolkit",)  # ways of reading what was found, for comparison
 FLANKS = ("left", "right", "front", "back", "unknown")
 
 
