@@ -53,9 +53,7 @@ def place(
         unit = (1, 1) if box.share else told.size or frame
         across, down = frame[0] / unit[0], frame[1] / unit[1]
         x, y, w, h = box.box
-        placed = x * across, y * down, w * across, h * down
-        if min(x, y) < 0 or placed[0] + placed[2] > frame[0] or placed[1] + placed[3] > frame[1]:
-            placed = clip_box(placed, frame)
+        placed = clip_box((x * across, y * down, w * across, h * down), frame)
         if min(placed[2:]) <= 0:
             dropped.add(OUTSIDE, f"{told.file}: {[round(one, 4) for one in box.box]}")
         elif size and min(placed[2:]) < SMALLEST:
