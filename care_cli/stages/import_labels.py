@@ -129,9 +129,10 @@ def run(catalog: Catalog, cfg: LabelsConfig, source: Source | None = None) -> di
                         write(work, photo)
             bar.update(len(page))
     catalog.finish_meeting(work.place.source_id, whole=False)
-    for deployment_id in set(work.deployments.values()):
-        if catalog.ungrouped(deployment_id):
-            catalog.regroup(deployment_id)
+    for group in batches(sorted(set(work.deployments.values())), BATCH):
+        with catalog.transaction():
+            for deployment_id in filter(catalog.ungrouped, group):
+                catalog.regroup(deployment_id)
     catalog.finish_run(work.run_id)
     gallery.forget(catalog)
     if source.detections:
