@@ -382,6 +382,7 @@ def test_faults_are_counted_each_by_its_reason(catalog, tmp_path):
         "an image should be an object with an id": 2,
     }
     assert (summary["failed"], summary["images"]) == (sum(counts.values()), 1)
+    assert dropped(taken(catalog, tmp_path / "labels.json")) == counts  # again, though there is nothing to do
     assert all(len(row["examples"]) <= 5 for row in summary["dropped"])
     assert [row[:8] for row in shown(catalog)] == [("a.jpg", "animal", "deer", 1.0, 300.0, 200.0, 20.0, 40.0)]
 

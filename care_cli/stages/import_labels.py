@@ -31,7 +31,7 @@ from care_cli.thresholds import PERSON, STORED
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
 
-PAGE = 2000  # photos looked up at once; those without their files are one transaction
+PAGE = 5000  # photos looked up at once; those without their files are one transaction
 BATCH = 64  # photos with their files a transaction
 LEAST = 1280  # px of the longer side that a photo is decoded with; crops that need more are cut from a finer picture
 WHOLE = (0, 0, 1, 1)  # the rectangle of a crop whose photo's size nobody knows
@@ -121,6 +121,7 @@ def run(catalog: Catalog, cfg: LabelsConfig, source: Source | None = None) -> di
     with Shelf() as shelf, tqdm(unit="photo", desc="import", disable=None) as bar, detect.swept_when_stopped(catalog):
         for page in batches(source.photos(work.dropped), PAGE):
             photos = look_up(work, list(usable(work, page, shelf)))
+            recount(work, [one for one in photos if one.done])
             await_files(work, [one for one in photos if not one.to_read and not one.seen])
             label_seen(work, [one for one in photos if not one.to_read and one.seen])
             for group in batches(with_files(work, [one for one in photos if one.to_read]), BATCH):
@@ -244,6 +245,13 @@ def deployment(work: Import, photo: Photo) -> int | None:
     else:
         return None
     return work.deployments[key]
+
+
+def recount(work: Import, photos: list[Photo]) -> None:
+    """Note what was dropped of photos that earlier executions dealt with, so that the counts are of the whole file."""
+    for one in photos:
+        size = (one.row["width"], one.row["height"]) if one.row["width"] and one.row["height"] else None
+        place_boxes(one.told, size, work.dropped, seen=one.seen)
 
 
 # -- photos without their files
