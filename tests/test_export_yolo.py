@@ -219,16 +219,21 @@ def test_photos_of_people_are_left_out_unless_told_otherwise(tmp_path):
             "b.PNG": [catalogs.found((40, 30, 80, 60)), catalogs.found((200, 30, 80, 60), "person")],
             "c.PNG": [],
             "d.PNG": [catalogs.found((40, 30, 80, 60), confidence=0.2)],  # not shown
+            "e.PNG": [catalogs.found((40, 30, 80, 60), "person", 0.15)],  # not shown, and yet perhaps a person
         }
         for name, boxes in found.items():
             image = catalogs.add_photo(catalog, name, folder=tmp_path / "photos")
             catalogs.add_crops(catalog, run, image, name, boxes)
         summary = exported(catalog, tmp_path / "set", None)
-        assert (summary["photos"], summary["empty"]) == (3, 2) and summary["left_out"][0]["count"] == 1
-        assert exported(catalog, tmp_path / "all", None, people=True)["photos"] == 4
+        assert (summary["photos"], summary["empty"]) == (3, 2) and summary["left_out"][0]["count"] == 2
+        assert exported(catalog, tmp_path / "all", None, people=True)["photos"] == 5
         names = yaml.safe_load((tmp_path / "all" / "data.yaml").read_text())["names"]
         assert names == ["animal", "person", "stoat"]
         assert exported(catalog, tmp_path / "low", None, confidence=0.1)["empty"] == 1
+        catalogs.detect_run(catalog, size=960)  # another run is the active one, and found nothing
+        catalog.decide(Decision("category", crop_id=1, value="person"))
+        with pytest.raises(CareError, match="person or vehicle may be on it: 3"):
+            exported(catalog, tmp_path / "nz")
 
 
 def test_the_real_card_comes_back_as_it_went(shared, tmp_path):

@@ -17,13 +17,14 @@ from care_cli.recipes import Recipe
 from care_cli.recipes.selection import EMPTY, KEPT, Candidate, KnownBox, KnownPhoto, judge, parts, thin
 from care_cli.records import Selection
 from care_cli.stages.pipeline import batches
+from care_cli.thresholds import PERSON
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
 
 PAGE = 2000  # images judged at once
 BATCH = 256  # photos written at once
-PEOPLE = "a person is on it; --people writes such photos too"
+PEOPLE = "a person may be on it; --people writes such photos too"
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def by_recipe(catalog: Catalog, recipe: Recipe, detect_run: int) -> Plan:
     left_out: Counter[str] = Counter()
     found: list[Exported] = []
     candidates: list[Candidate] = []
-    for row, photo in known_photos(catalog, detect_run):
+    for row, photo in known_photos(catalog, detect_run, recipe.people):
         verdict = judge(photo, recipe)
         if not verdict.taken:
             left_out[verdict.reason] += 1
@@ -138,13 +139,16 @@ def by_recipe(catalog: Catalog, recipe: Recipe, detect_run: int) -> Plan:
     return Plan(photos, recipe.names, left_out)
 
 
-def known_photos(catalog: Catalog, detect_run: int) -> Iterator[tuple[dict, KnownPhoto]]:
-    """Every image of the catalog with what is told of it, page by page."""
+def known_photos(catalog: Catalog, detect_run: int, people: float) -> Iterator[tuple[dict, KnownPhoto]]:
+    """Every image of the catalog with what is told of it, page by page.
+
+    A person's box counts whichever run found it, from confidence `people`, and whoever said it.
+    """
     after = 0
     while rows := catalog.labelled_page(after, PAGE):
         after = rows[-1]["id"]
         ids = [row["id"] for row in rows]
-        looked = catalog.dealt_with(detect_run, ids)
+        looked, persons = catalog.dealt_with(detect_run, ids), catalog.people(ids, people)
         labels: dict[int, list] = {}
         for told in catalog.image_labels(ids):
             labels.setdefault(told["image"], []).append((told["label"], bool(told["of_sequence"])))
@@ -153,10 +157,12 @@ def known_photos(catalog: Catalog, detect_run: int) -> Iterator[tuple[dict, Know
             boxes.setdefault(told["image"], []).append(told)
         for row in rows:
             size = (row["width"], row["height"]) if row["width"] and row["height"] else None
+            known = [known_box(box, size) for box in boxes.get(row["id"], ())]
+            known += [KnownBox(box, "person", 1.0) for box in persons.get(row["id"], ())]
             photo = KnownPhoto(
                 key=row["path"] or row["sha256"],
                 labels=tuple(labels.get(row["id"], ())),
-                boxes=tuple(known_box(box, size) for box in boxes.get(row["id"], ())),
+                boxes=tuple(known),
                 looked=row["id"] in looked,
                 size=size,
                 location=row["location"],
@@ -202,14 +208,15 @@ def as_they_are(catalog: Catalog, cfg: YoloConfig, detect_run: int) -> Plan:
     photos, after = [], 0
     while rows := catalog.labelled_page(after, PAGE):
         after = rows[-1]["id"]
-        looked = catalog.dealt_with(detect_run, [row["id"] for row in rows])
+        ids = [row["id"] for row in rows]
+        looked, persons = catalog.dealt_with(detect_run, ids), catalog.people(ids, PERSON)
         for row in rows:
             its = boxes.get(row["id"], [])
             if row["state"] == "unreadable":
                 left_out["it cannot be read"] += 1
             elif not its and row["id"] not in looked:
                 left_out["no detector has looked at it"] += 1
-            elif not cfg.people and any(one["category"] == "person" for one in its):
+            elif not cfg.people and row["id"] in persons:
                 left_out[PEOPLE] += 1
             else:
                 size = (row["width"], row["height"]) if row["width"] else None
