@@ -48,9 +48,15 @@ class Shelf:
 
     def meet(self, keys: Sequence[str]) -> list[bool]:
         """For each key whether it is met for the first time."""
+        query = "SELECT key FROM met WHERE key IN (SELECT value FROM json_each(?))"
+        known = {key for (key,) in self._db.execute(query, (json.dumps(list(keys)),))}
+        first = []
+        for key in keys:
+            first.append(key not in known)
+            known.add(key)
         with self._transaction():
-            insert = "INSERT OR IGNORE INTO met VALUES (?)"
-            return [self._db.execute(insert, (key,)).rowcount > 0 for key in keys]
+            self._db.executemany("INSERT OR IGNORE INTO met VALUES (?)", ((key,) for key in keys))
+        return first
 
     def never_met(self, most: int) -> list[str]:
         """Some of the keys under which something was put and that were never met."""

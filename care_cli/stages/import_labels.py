@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 PAGE = 5000  # photos looked up at once; those without their files are one transaction
 BATCH = 64  # photos with their files a transaction
 LEAST = 1280  # px of the longer side that a photo is decoded with; crops that need more are cut from a finer picture
+DRIVE = re.compile(r"[A-Za-z]:[/\\]")  # how absolute paths of Windows begin
 WHOLE = (0, 0, 1, 1)  # the rectangle of a crop whose photo's size nobody knows
 
 
@@ -197,7 +199,7 @@ def relative_path(root: Path, text: str) -> bytes | None:
     """A path of a file as it is below the root, with forward slashes; None where it leads out of it."""
     if "\0" in text:
         return None
-    if text.startswith("/") or PureWindowsPath(text).drive:
+    if text.startswith(("/", "\\\\")) or DRIVE.match(text):
         if not Path(text).is_absolute() or not Path(text).is_relative_to(root):
             return None
         text = Path(text).relative_to(root).as_posix()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from care_cli.detectors import settle
 from care_cli.exchange.labels import Dropped, Told
@@ -61,10 +62,18 @@ def place(
         else:
             found.append(Detection(placed, box.confidence, box.label, box.category, box.species))
     found += [Detection(person, 1.0, "person", "person") for person in people]
-    kept = settle(found) if len(found) > 1 else found
+    kept = sorted(found, key=lambda one: -one.confidence) if _apart(found) else settle(found)
     if merged := len(found) - len(kept) - len(people):
         dropped.add(SAME, told.file, max(merged, 0), fault=False)
     return Placed(tuple(kept))
+
+
+def _apart(found: Sequence[Detection]) -> bool:
+    """Does no box meet another one, so that there is nothing to settle?"""
+    return all(
+        a[0] + a[2] <= b[0] or b[0] + b[2] <= a[0] or a[1] + a[3] <= b[1] or b[1] + b[3] <= a[1]
+        for a, b in combinations([one.box for one in found], 2)
+    )
 
 
 def _alike(told: tuple[int, int], size: tuple[int, int]) -> bool:
