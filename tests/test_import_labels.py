@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -338,6 +339,18 @@ def test_a_yolo_folder_with_images_beside_labels_or_in_one_folder(catalog, tmp_p
         assert [row[1:8] for row in shown(other)] == [row[1:8] for row in shown(catalog)][:2]
     with pytest.raises(CareError, match="classes are called"):
         open_labels(root / "images", "yolo")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names there are text")
+def test_photos_whose_names_are_no_text_keep_their_labels(catalog, tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    photo(tmp_path / "set", name, 1)
+    (tmp_path / "set" / name).with_suffix(".txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    (tmp_path / "set" / "classes.txt").write_text("stoat\n")
+    summary = taken(catalog, tmp_path / "set")
+    assert (summary["images"], summary["failed"]) == (1, 0)
+    assert [row[:3] for row in shown(catalog)] == [("caf\\xe9.jpg", "animal", "stoat")]
+    assert taken(catalog, tmp_path / "set")["new"] == 0 and len(shown(catalog)) == 1
 
 
 # -- files that are not as they should be
