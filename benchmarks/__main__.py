@@ -3,7 +3,7 @@
     python -m benchmarks [FAMILY ...] [--weights FILE.pt] [--photos FOLDER] [--count N] [--vectors N] [--million]
                           [--size PX]
 
-Families: start, rescan, detect, propagate, index, train, align, search, all_pairs, growth. A row whose
+Families: start, rescan, detect, propagate, index, train, align, search, all_pairs, growth, labels. A row whose
 peer or hardware is absent is left out, and said so. With --store the rows are kept in results.jsonl and the tables
 of BENCHMARKS.md made anew.
 """
@@ -24,7 +24,8 @@ from benchmarks.machine import commit, machine
 from benchmarks.processes import LeftOut
 from benchmarks.report import Measured, Row
 
-FAMILIES = ("start", "rescan", "detect", "propagate", "index", "train", "align", "search", "all_pairs", "growth")
+FAMILIES = ("start", "rescan", "detect", "propagate", "index", "train", "align", "search", "all_pairs", "growth",
+            "labels")  # fmt: skip
 HERE = Path(__file__).resolve().parent
 
 
@@ -52,7 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--photos", type=_folder, help="a folder of photos to measure beside the rendered ones")
     parser.add_argument("--count", type=int, default=48, help="photos rendered at 12 megapixels; 0: none")
     parser.add_argument("--vectors", type=int, default=1_000_000, help="in the gallery that is searched")
-    parser.add_argument("--million", action="store_true", help="growth up to a million catalog rows")
+    parser.add_argument("--million", action="store_true", help="catalogs of a million rows and more")
     parser.add_argument("--size", type=int, default=768, help="px that propagation squashes crops to")
     parser.add_argument("--store", action="store_true", help="keep the rows and rewrite BENCHMARKS.md")
     return parser.parse_args()

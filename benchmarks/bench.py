@@ -25,7 +25,7 @@ class Bench:
     photos: Path | None = None  # a folder of photos to measure beside the rendered ones
     count: int = 48  # photos rendered at 12 megapixels
     vectors: int = 1_000_000  # in the gallery that is searched
-    million: bool = False  # growth up to a million rows
+    million: bool = False  # growth up to a million rows, labels of a whole public collection
     size: int = 768  # px of a side that propagation squashes crops to
 
     @property

@@ -24,6 +24,7 @@ class Done:
     peak_mb: float | None  # largest resident memory, MiB; None where the system does not tell
     out: str
     err: str
+    cpu: float | None = None  # seconds of processor; None where the system does not tell
 
     @property
     def json(self) -> dict:
@@ -37,16 +38,17 @@ MEASURE = """
 import json, os, subprocess, sys, time
 started = time.perf_counter()
 process = subprocess.Popen(sys.argv[2:])
-peak = None
+peak = cpu = None
 if hasattr(os, "wait4"):
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    cpu = usage.ru_utime + usage.ru_stime
 else:
     process.wait()
 seconds = time.perf_counter() - started
 with open(sys.argv[1], "w") as report:
-    json.dump({"code": process.returncode, "seconds": seconds, "peak": peak}, report)
+    json.dump({"code": process.returncode, "seconds": seconds, "peak": peak, "cpu": cpu}, report)
 """
 
 
@@ -62,7 +64,7 @@ def finish(command: list[str], accept: tuple[int, ...] = (0,), env: Mapping[str,
     if told["code"] not in accept:
         last = " ".join((complaint or words).strip().splitlines()[-3:])[-400:]
         raise LeftOut(f"`{Path(command[0]).stem} {' '.join(command[1:4])} ...` ended with {told['code']}: {last}")
-    return Done(told["seconds"], told["peak"], words, complaint)
+    return Done(told["seconds"], told["peak"], words, complaint, told["cpu"])
 
 
 def python(*arguments: object) -> list[str]:

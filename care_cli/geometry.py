@@ -105,8 +105,10 @@ def keep_best(boxes: np.ndarray, confidence: np.ndarray, overlap: float) -> list
 
 
 def clip_box(box: Box, image_size: tuple[int, int]) -> Box:
-    """The part of a box that lies in the image of `(width, height)` px; zero-sized when outside."""
+    """The part of a box that lies in the image of `(width, height)` px; zero-sized when outside; itself inside."""
     x, y, w, h = box
+    if x >= 0 and y >= 0 and w >= 0 and h >= 0 and x + w <= image_size[0] and y + h <= image_size[1]:
+        return x, y, w, h
     left, top = min(max(x, 0.0), image_size[0]), min(max(y, 0.0), image_size[1])
     right, bottom = min(max(x + w, 0.0), image_size[0]), min(max(y + h, 0.0), image_size[1])
     return left, top, max(right - left, 0.0), max(bottom - top, 0.0)

@@ -9,6 +9,7 @@ import numpy as np
 from care_cli.geometry import InputSize
 
 CATEGORIES = ("animal", "person", "vehicle")
+PRESETS = ("toolkit",)  # ways of reading what was found, for comparison
 VIEWS = ("left", "right", "front", "back")  # of an animal
 FLANKS = (*VIEWS, "unknown")
 
@@ -58,6 +59,22 @@ class Crop:
     jpeg: bytes | None = None
     size: tuple[int, int] | None = None  # stored width, height in px
     flank: str | None = None  # as an imported table says it
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A photo that imported results tell of and whose bytes nobody has seen: where its file is awaited, and what it
+    is said to show. Boxes of `crops` are px of `size`, or shares of the photo's sides where that is None."""
+
+    path_bytes: bytes  # below the source's root
+    path: str  # in readable form
+    image_id: int | None = None  # of the row that other results made
+    size: tuple[int, int] | None = None  # width, height px
+    captured_at: str | None = None
+    deployment_id: int | None = None
+    labels: tuple[tuple[str, bool], ...] = ()  # of the photo as a whole, and whether each is its sequence's
+    crops: tuple[Crop, ...] = ()
+    complete: bool = True  # all was taken in; False: the run is not done with it
 
 
 @dataclass(frozen=True)
@@ -227,3 +244,4 @@ class Selection:
     run: int | None = None  # a detect run other than the active one
     ids: tuple[int, ...] = ()  # only these crops
     images: tuple[int, ...] = ()  # only these images
+    preset: str | None = None  # 'toolkit': of a photo's animals only the best stoat, else the best one

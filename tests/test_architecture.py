@@ -21,14 +21,16 @@ FILES = LEAVES | {"checkpoints", "weights"}  # leaves, and what reads weights fi
 # room: the rooms of care_cli that it may import, heavy packages (inside functions) that it may import
 TABLE: dict[str, tuple[set[str], set[str]]] = {
     "__main__": ({"cli"}, set()),
-    "cli": (LEAVES | {"cli", "stages", "catalog", "registry", "pages", "exchange"}, set()),
+    "cli": (LEAVES | {"cli", "stages", "catalog", "registry", "pages", "exchange", "recipes"}, set()),
     "stages": (
         FILES | {"stages", "exchange", "pages", "catalog", "detectors", "embedders", "encoders", "engines", "registry",
-                 "matching", "search", "training", "features", "keypoints", "evaluation", "explain", "yolo"},
+                 "matching", "search", "training", "features", "keypoints", "evaluation", "explain", "yolo",
+                 "recipes"},
         {"torch"},
     ),
     "pages": (LEAVES | {"pages", "catalog"}, set()),
     "exchange": (LEAVES | {"exchange", "catalog"}, set()),
+    "recipes": (LEAVES | {"recipes"}, set()),
     "catalog": (LEAVES | {"catalog"}, set()),
     "engines": (FILES | {"torch_engine", "openvino_engine"}, {"torch"}),
     "torch_engine": (FILES | {"engines"}, {"torch"}),

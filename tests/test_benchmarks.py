@@ -11,7 +11,7 @@ import catalogs
 import numpy as np
 import pytest
 
-from benchmarks import boxes, grown, report
+from benchmarks import boxes, grown, labels, report
 from benchmarks.all_pairs import all_pairs
 from benchmarks.processes import LeftOut, finish
 from benchmarks.report import Measured, Row
@@ -128,3 +128,17 @@ def test_the_command_line_measures_one_family_and_stores_nothing_unasked(root: P
     assert done.returncode == 2 and "none of start, rescan" in done.stderr
     assert (root / "BENCHMARKS.md").read_text("utf-8") == page
     assert report.BEGIN in page and report.END in page
+
+
+def test_imported_collections_hold_what_was_counted_while_they_were_written(tmp_path: Path) -> None:
+    """The benchmark's own measurement at a small size, and that it notices a label too few."""
+    from benchmarks.bench import Bench
+
+    rows = list(labels.imports(Bench(tmp_path), 3_000))
+    assert [row.unit for row in rows] == ["MiB"] * 3 and all(row.ours for row in rows)
+    expected = labels.write_files(tmp_path, 3_000)
+    assert sum(expected.labels.values()) + expected.given == expected.images == 3_000
+    assert len(expected.labels) == 97 and all(expected.dropped.values())
+    expected.labels["mouse"] -= 1
+    with pytest.raises(AssertionError):
+        labels.compare(tmp_path / "labels" / "care.db", expected, None, None)

@@ -23,7 +23,7 @@ SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIK
 EYES = [NamedPoint("left_eye", 60.0, 50.0, "right_eye"), NamedPoint("right_eye", 90.0, 50.0, "left_eye")]
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3, 4])
 def old(root, tmp_path, monkeypatch, request) -> Path:
     """A catalog of an older format with photos, crops, names, a person, two indexes, a template and a point."""
     monkeypatch.setenv("CARE_MODELS", str(tmp_path / "cache"))
@@ -56,7 +56,8 @@ def old(root, tmp_path, monkeypatch, request) -> Path:
 def contents(path: Path) -> dict[str, list[tuple]]:
     """All rows of the tables that format 1 has, their first columns as it has them."""
     with contextlib.closing(sqlite3.connect(path)) as db:
-        new = ("this_catalog", "embedding_blocks", "identity_blocks", "splits", "split_crops", "calibrations")
+        new = ("this_catalog", "embedding_blocks", "identity_blocks", "splits", "split_crops", "calibrations",
+               "image_labels")  # fmt: skip
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         width = {"templates": 7}
         return {
@@ -91,7 +92,7 @@ def test_no_row_is_lost_and_the_old_file_is_kept(old, tmp_path):
     assert contents(old) == contents(backup) == before
     assert number(backup) == form
     with contextlib.closing(sqlite3.connect(backup)) as kept:
-        assert kept.execute("SELECT count(*) FROM sqlite_master WHERE name = 'splits'").fetchone() == (0,)
+        assert kept.execute("SELECT count(*) FROM sqlite_master WHERE name = 'image_labels'").fetchone() == (0,)
     with Catalog(old, notice=said.append):
         assert len(said) == 1  # once
 

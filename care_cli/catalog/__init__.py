@@ -7,6 +7,7 @@ from care_cli.catalog.exchange import ExchangeQueries
 from care_cli.catalog.health import Health
 from care_cli.catalog.identity import IdentityLog
 from care_cli.catalog.keypoints import KeypointsTable
+from care_cli.catalog.labels import LabelsTable
 from care_cli.catalog.photos import PhotosTable
 from care_cli.catalog.runs import RunsTable
 from care_cli.catalog.splits import SplitsTable
@@ -25,6 +26,7 @@ class Catalog(
     EmbeddingsTable,
     CalibrationsTable,
     SplitsTable,
+    LabelsTable,
     IdentityLog,
     Health,
     ExchangeQueries,

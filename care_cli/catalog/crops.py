@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
+from care_cli.catalog.labels import LABELLING
 from care_cli.decisions import Decision, composed, undone
 from care_cli.errors import CareError
 from care_cli.geometry import Box
@@ -34,18 +35,19 @@ DECIDED = """decided AS MATERIALIZED (
   SELECT DISTINCT crop_id AS id FROM decisions
   WHERE crop_id IS NOT NULL AND id NOT IN (SELECT value FROM json_each(:undone)))"""
 
-IMPORTS = "('import', 'import-keypoints')"  # commands that take crops from what others made
+IMPORTS = "('import', 'import-keypoints', 'import-labels')"  # commands that take crops from what others made
 SAID = "('annotate', 'import-keypoints')"  # commands whose points a person said
 
 # The crops that commands read: those of the active detect run from the shown confidence upward, all that were
-# imported, and every crop that somebody has worked on: with a decision, a template or points that a person said. A
-# crop of the active run that covers such a crop of another run (same photo, same category, IoU >= 0.6) counts as
-# that one; so does an animal on a decided person's body.
+# imported, and every crop that somebody has worked on: with a decision, a template or points that a person said, or
+# drawn by a person and imported. A crop of the active run that covers such a crop of another run (same photo, same
+# category, IoU >= 0.6) counts as that one; so does an animal on a decided person's body.
 VISIBLE = f"""
 WITH {DECIDED},
 kept AS MATERIALIZED (
   SELECT id FROM decided
   UNION SELECT crop_id FROM templates
+  UNION SELECT id FROM crops WHERE run_id IN ({LABELLING})
   UNION SELECT crop_id FROM keypoints WHERE run_id IN (SELECT id FROM runs WHERE command IN {SAID})),
 candidates AS (
   SELECT id FROM crops WHERE run_id = :run AND confidence >= :shown
@@ -59,6 +61,14 @@ visible AS (
     AND (other.category = crops.category AND {overlap("other", "crops", SAME_ANIMAL)}
       OR other.category = 'person' AND crops.category = 'animal' AND {overlap("other", "crops", ONE_BEING)})))
 """
+
+# of the animals of a photo the one that the original toolkit keeps: the best stoat, else the best of all
+TOOLKIT = """, toolkit AS (
+  SELECT id FROM (SELECT id, row_number() OVER (
+    PARTITION BY image_id ORDER BY species = 'stoat' COLLATE NOCASE DESC, confidence DESC, id) AS place
+  FROM visible WHERE category = 'animal') WHERE place = 1)
+"""
+PRESETS = {"toolkit": (TOOLKIT, "(visible.category <> 'animal' OR visible.id IN toolkit)")}
 
 PIXELS = "SELECT crop_id, jpeg FROM crop_pixels WHERE crop_id IN (SELECT value FROM json_each(?))"
 
@@ -207,9 +217,11 @@ class CropsTable:
         return rows[0] if rows else None
 
     def shown_confidence(self, run_id: int) -> float:
-        """The confidence from which a run's detections are shown: its model's own, else 0.2."""
+        """The confidence from which a run's detections are shown: its model's own, or what imported results say of
+        theirs, else 0.2."""
         shown = self.value(
-            "SELECT json_extract(spec, '$.shown') FROM runs JOIN models ON models.id = model_id WHERE runs.id = ?",
+            "SELECT coalesce(json_extract(spec, '$.shown'), json_extract(settings, '$.shown')) FROM runs "
+            "LEFT JOIN models ON models.id = model_id WHERE runs.id = ?",
             (run_id,),
         )
         return SHOWN if shown is None else shown
@@ -251,9 +263,13 @@ class CropsTable:
         if selection.ids:
             where.append("visible.id IN (SELECT value FROM json_each(:ids))")
             parameters["ids"] = json.dumps(selection.ids)
+        chosen = ""
+        if selection.preset is not None:
+            chosen, condition = PRESETS[selection.preset]
+            where.append(condition)
         where += image_filters(selection, parameters)
         return self.rows(
-            f"{VISIBLE} SELECT {columns} FROM visible "
+            f"{VISIBLE}{chosen} SELECT {columns} FROM visible "
             "JOIN timed_images AS images ON images.id = visible.image_id "
             "LEFT JOIN crop_identity ON crop_identity.crop_id = visible.id "
             "LEFT JOIN individuals ON individuals.id = crop_identity.individual_id "
@@ -264,7 +280,7 @@ class CropsTable:
     def image_rows(self, selection: Selection) -> list[dict]:
         """Photos as a listing shows them, with how many visible crops of each category they hold."""
         parameters = self._visible(selection)
-        where = ["images.state <> 'unseen'", *image_filters(selection, parameters)]
+        where = ["1", *image_filters(selection, parameters)]
         if selection.category:
             where.append(f"{selection.category}s > 0")
         if selection.species:

@@ -15,6 +15,16 @@ class ExchangeQueries:
         """Where the folders lie that were scanned as a whole, readable form."""
         return [row["location"] for row in self.rows("SELECT location FROM sources WHERE scanned_at IS NOT NULL")]
 
+    def photo_folders(self) -> list[str]:
+        """Where the folders lie in which any photo was seen, readable form."""
+        return [
+            row["location"]
+            for row in self.rows(
+                "SELECT location FROM sources WHERE scanned_at IS NOT NULL OR EXISTS (SELECT 1 FROM image_files "
+                "WHERE source_id = sources.id AND image_files.bytes IS NOT NULL)"
+            )
+        ]
+
     def sources_of_run(self, run_id: int) -> list[dict]:
         """The sources with files that a detect run has dealt with or that could not be read: id, location."""
         return self.rows(

@@ -134,4 +134,22 @@ def divide_for_training(db: Database) -> None:
         db.conn.execute(statement)
 
 
-MIGRATIONS: list[Callable[[Database], None]] = [number_blocks, tell_of_templates, divide_for_training]
+LABELS = """
+CREATE TABLE image_labels (         -- what an imported file says of a photo as a whole, in its own words
+  run_id      INTEGER NOT NULL REFERENCES runs(id),
+  image_id    INTEGER NOT NULL REFERENCES images(id),
+  label       TEXT NOT NULL,        -- a species, 'empty', ...
+  of_sequence INTEGER NOT NULL CHECK (of_sequence IN (0, 1)),  -- 1: said of its sequence, not of this very photo
+  PRIMARY KEY (run_id, image_id, label)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX image_labels_by_image ON image_labels(image_id);
+"""
+
+
+def label_images(db: Database) -> None:
+    """Format 5: imported files say what photos show as a whole."""
+    for statement in statements(LABELS):
+        db.conn.execute(statement)
+
+
+MIGRATIONS: list[Callable[[Database], None]] = [number_blocks, tell_of_templates, divide_for_training, label_images]

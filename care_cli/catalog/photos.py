@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from care_cli.catalog.store import now
+from care_cli.geometry import CROP_MARGIN, crop_rectangle
 from care_cli.records import Photo
 
 # an image that the scan met
@@ -76,12 +77,35 @@ class PhotosTable:
         return image_id
 
     def _describe(self, image_id: int, photo: Photo) -> None:
+        """What an unseen image is, now that it is seen; the time that was told stands where the camera wrote none."""
         columns = asdict(photo)
-        assignments = ", ".join(f"{name} = :{name}" for name in columns)
-        self.db.conn.execute(
+        assignments = ", ".join(f"{name} = coalesce(:{name}, {name})" for name in columns)
+        told = self._size(image_id)
+        changed = self.db.conn.execute(
             f"UPDATE images SET {assignments} WHERE id = :id AND state = 'unseen'",
             {**columns, "id": image_id},
         )
+        if changed.rowcount and photo.width:
+            self._scale_boxes(image_id, told, (photo.width, photo.height))
+
+    def _size(self, image_id: int) -> tuple[int, int] | None:
+        """Width and height px of an image; None where nobody knows."""
+        row = self.rows("SELECT width, height FROM images WHERE id = ?", (image_id,))[0]
+        return (row["width"], row["height"]) if row["width"] and row["height"] else None
+
+    def _scale_boxes(self, image_id: int, told: tuple[int, int] | None, size: tuple[int, int]) -> None:
+        """Have boxes that results told in px of `told`, or in shares (None), in px of the photo's true size."""
+        if told == size:
+            return
+        across, down = (true / said for true, said in zip(size, told or (1, 1), strict=True))
+        for row in self.rows("SELECT id, run_id, x, y, w, h FROM crops WHERE image_id = ?", (image_id,)):
+            box = row["x"] * across, row["y"] * down, row["w"] * across, row["h"] * down
+            margin = self.run_settings(row["run_id"]).get("crop_margin", CROP_MARGIN)
+            self.db.conn.execute(
+                "UPDATE crops SET x = ?, y = ?, w = ?, h = ?, rect_x = ?, rect_y = ?, rect_w = ?, rect_h = ? "
+                "WHERE id = ?",
+                (*box, *crop_rectangle(box, size, margin), row["id"]),
+            )
 
     def _become_one(self, unseen_id: int, image_id: int) -> None:
         """Give all that hangs on an image of unseen bytes to the image whose bytes they are.
@@ -89,6 +113,8 @@ class PhotosTable:
         What one run says of both it says once: of two crops the one that a decision speaks of stays.
         """
         execute = self.db.conn.execute
+        if size := self._size(image_id):
+            self._scale_boxes(unseen_id, self._size(unseen_id), size)
         undecided = "NOT EXISTS (SELECT 1 FROM decisions WHERE crop_id = crops.id)"
         execute(
             f"DELETE FROM crops WHERE image_id = ? AND {undecided} "
@@ -102,11 +128,14 @@ class PhotosTable:
             (image_id, unseen_id),
         )
         execute("UPDATE crops SET image_id = ? WHERE image_id = ?", (image_id, unseen_id))
-        execute(
-            "UPDATE images SET deployment_id = (SELECT deployment_id FROM images WHERE id = ?) "
-            "WHERE id = ? AND deployment_id IS NULL",
-            (unseen_id, image_id),
-        )
+        for column in ("deployment_id", "captured_at"):
+            execute(
+                f"UPDATE images SET {column} = (SELECT {column} FROM images WHERE id = ?) "
+                f"WHERE id = ? AND {column} IS NULL",
+                (unseen_id, image_id),
+            )
+        execute("UPDATE OR IGNORE image_labels SET image_id = ? WHERE image_id = ?", (image_id, unseen_id))
+        execute("DELETE FROM image_labels WHERE image_id = ?", (unseen_id,))
         execute("UPDATE image_files SET image_id = ? WHERE image_id = ?", (image_id, unseen_id))
         execute(
             "INSERT OR IGNORE INTO run_images SELECT run_id, ? FROM run_images WHERE image_id = ?",

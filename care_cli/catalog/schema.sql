@@ -97,6 +97,17 @@ CREATE TABLE run_images (           -- an image that a detect or import run has 
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX run_images_by_image ON run_images(image_id);
 
+CREATE TABLE image_labels (         -- what an imported file says of a photo as a whole, in its own words
+  run_id      INTEGER NOT NULL REFERENCES runs(id),
+  image_id    INTEGER NOT NULL REFERENCES images(id),
+  label       TEXT NOT NULL,        -- a species, 'empty', ...
+  of_sequence INTEGER NOT NULL CHECK (of_sequence IN (0, 1)),  -- 1: said of its sequence, not of this very photo
+  PRIMARY KEY (run_id, image_id, label)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX image_labels_by_image ON image_labels(image_id);
+
+/* A photo known solely from imported results may be of unknown size: its boxes are shares of its sides (it counts as
+   1 x 1 px) until its file is seen, and become px then. Where there is a size, boxes are px of it. */
 CREATE TABLE crops (                -- one box in one image: an animal, a person or a vehicle
   id            INTEGER PRIMARY KEY,
   run_id        INTEGER NOT NULL REFERENCES runs(id),

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from care_cli.cli.images import check_filters
-from care_cli.cli.output import Csv, emit, message, open_catalog, table
+from care_cli.cli.images import check_filters, check_preset
+from care_cli.cli.output import Csv, Preset, emit, message, open_catalog, table
 from care_cli.errors import CareError
 
 app = typer.Typer(invoke_without_command=True)
@@ -31,6 +31,7 @@ def crops(
     unnamed: Annotated[bool, typer.Option("--unnamed", help="Animals without a name only.")] = False,
     undated: Annotated[bool, typer.Option("--undated", help="Of photos without a date only.")] = False,
     run: Annotated[int | None, typer.Option(help="A detect run other than the newest.")] = None,
+    preset: Preset = None,
     csv: Csv = False,
 ) -> None:
     """List crops, or set what they show: `care crops set`."""
@@ -45,9 +46,11 @@ def crops(
         if value not in (None, *known):
             raise CareError(f"{option} is one of {', '.join(known)}, but got {value!r}.")
     check_filters(since, until, confidence)
+    check_preset(preset)
     selection = Selection(
         category=category, species=species, flank=flank, deployment=deployment, site=site, since=since, until=until,
         confidence=confidence, individual=individual, unnamed=unnamed, undated=undated, run=run,
+        preset=preset,
     )  # fmt: skip
     with open_catalog(ctx) as catalog:
         if individual is not None:

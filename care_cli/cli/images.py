@@ -71,6 +71,14 @@ def check_filters(since: str | None, until: str | None, confidence: float | None
         raise CareError(f"--confidence takes a number from 0 to 1, but got {confidence}.")
 
 
+def check_preset(preset: str | None) -> None:
+    """CareError unless it is a way of reading that there is."""
+    from care_cli.records import PRESETS
+
+    if preset not in (None, *PRESETS):
+        raise CareError(f"--preset is {' or '.join(PRESETS)}, but got {preset!r}.")
+
+
 def _with_unread(rows: list[dict], files: list[dict]) -> list[dict]:
     """Photos that cannot be decoded, then the files whose very bytes could not be read."""
     fields = dict.fromkeys(rows[0] if rows else FAILED)

@@ -15,6 +15,9 @@ import typer
 from care_cli.errors import CareError
 
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+Preset = Annotated[
+    str | None, typer.Option(help="toolkit: of a photo's animals only the best stoat, else the best; to compare with.")
+]
 Engine = Annotated[str, typer.Option(help="What networks run in: auto, torch or openvino.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 

@@ -36,7 +36,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "site": "name of the place",
             "burst": "number of the burst's first photo; empty: undated",
             "event": "number of the event's first photo; empty: undated",
-            "state": "ok, partial (decoded as far as it goes) or unreadable",
+            "state": "ok, partial (decoded as far as it goes), unreadable, or unseen (known from imports alone)",
             "failure": "why it is partial or unreadable",
             "animals": "animals shown in the photo, count",
             "persons": "people shown in the photo, count",
@@ -72,7 +72,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "confidence": "of the detector, 0 to 1; 1 for imported boxes",
             "label": "class in the detector's own words",
             "run": "number of the run that found it",
-            "x": "left edge of the box, px of the upright photo",
+            "x": "left edge of the box, px of the upright photo; a share of its width where that is not known yet",
             "y": "upper edge of the box, px of the upright photo",
             "w": "width of the box, px",
             "h": "height of the box, px",
@@ -137,7 +137,9 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-def write(catalog: Catalog, folder: Path, *, run: int | None = None, overwrite: bool = False) -> dict:
+def write(
+    catalog: Catalog, folder: Path, *, run: int | None = None, preset: str | None = None, overwrite: bool = False
+) -> dict:
     """Write the tables and their description into `folder`; returns how many rows each got.
 
     Boxes are those of detect run `run` (the active one when None) from its shown confidence upward, and all
@@ -145,7 +147,7 @@ def write(catalog: Catalog, folder: Path, *, run: int | None = None, overwrite: 
     """
     refuse_scanned(folder, catalog.scanned_folders())
     _check_folder(folder, overwrite)
-    selection = Selection(run=run)
+    selection = Selection(run=run, preset=preset)
     images = _images(catalog, selection)
     rows = {
         "images.csv": images,
@@ -207,7 +209,7 @@ def _images(catalog: Catalog, selection: Selection) -> list[dict]:
 
 
 def _crops(catalog: Catalog, selection: Selection, images: Sequence[dict]) -> list[dict]:
-    sizes = {row["image"]: (row["width"], row["height"]) for row in images}
+    sizes = {row["image"]: (row["width"] or 1, row["height"] or 1) for row in images}  # of unknown size: shares
     rows = []
     for row in catalog.crop_rows(selection):
         width, height = sizes[row["image"]]

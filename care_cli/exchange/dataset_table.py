@@ -263,20 +263,28 @@ def _box(cells: list[str], place: str) -> Box | None:
 
 
 def _date(text: str | None, place: str) -> str | None:
-    """The digits of a date as `images.captured_at` has them; a day without a time gets its midnight."""
+    """The digits of a date as `images.captured_at` has them."""
     if text is None or text.casefold() in NOBODY:
         return None
+    try:
+        return wall_clock(text)
+    except ValueError:
+        raise CareError(f"{place}: a date is YYYY-MM-DD or YYYY-MM-DD HH:MM:SS, but got {text!r}.") from None
+
+
+def wall_clock(text: str) -> str:
+    """The digits of a date as `images.captured_at` has them; a day without a time gets its midnight.
+
+    ValueError when it is no date.
+    """
     match = re.fullmatch(
         r"(\d{4})[-:/](\d{2})[-:/](\d{2})(?:[ T](\d{2}:\d{2})(:\d{2})?(\.\d{1,9})?)?(?:Z|[+-]\d{2}:?\d{2})?", text
     )
-    try:
-        if not match:
-            raise ValueError
-        year, month, day, minutes, seconds, fraction = match.groups()
-        written = f"{year}-{month}-{day} {minutes or '00:00'}{seconds or ':00'}{fraction or ''}"
-        datetime.fromisoformat(written)
-    except ValueError:
-        raise CareError(f"{place}: a date is YYYY-MM-DD or YYYY-MM-DD HH:MM:SS, but got {text!r}.") from None
+    if not match:
+        raise ValueError(text)
+    year, month, day, minutes, seconds, fraction = match.groups()
+    written = f"{year}-{month}-{day} {minutes or '00:00'}{seconds or ':00'}{fraction or ''}"
+    datetime.fromisoformat(written)
     return written
 
 

@@ -27,7 +27,13 @@ ROUNDING = 0.0011  # a box of rounded numbers may reach this much beyond the pho
 
 
 def write(
-    catalog: Catalog, path: Path, *, source: int | None = None, run: int | None = None, overwrite: bool = False
+    catalog: Catalog,
+    path: Path,
+    *,
+    source: int | None = None,
+    run: int | None = None,
+    preset: str | None = None,
+    overwrite: bool = False,
 ) -> dict:
     """Write a detect run (the active one when None) as one file for each source, or for `source` only.
 
@@ -52,7 +58,7 @@ def write(
         if target.exists() and not overwrite:
             raise CareError(f"{target} exists already. Name another file, or add --overwrite.")
     boxes: dict[int, list[dict]] = {}
-    for row in catalog.crop_rows(Selection(run=run_id, confidence=0.0)):
+    for row in catalog.crop_rows(Selection(run=run_id, confidence=0.0, preset=preset)):
         boxes.setdefault(row["image"], []).append(row)
     info, classes = _info(catalog, run_id)
     written = []
@@ -96,8 +102,8 @@ def _detections(file: dict, boxes: list[dict], classes: dict, species_ids: dict[
     found = []
     for box in sorted(boxes, key=lambda box: -box["confidence"]):
         confidence = round(float(box["confidence"]), 3)
-        left, width = _span(box["x"], box["w"], file["width"])
-        top, height = _span(box["y"], box["h"], file["height"])
+        left, width = _span(box["x"], box["w"], file["width"] or 1)
+        top, height = _span(box["y"], box["h"], file["height"] or 1)
         detection = {"category": CATEGORY_IDS[box["category"]], "conf": confidence, "bbox": [left, top, width, height]}
         if box["category"] == "animal" and box["species"]:
             by_model = classes.get(box["label"], {}).get("species") == box["species"]

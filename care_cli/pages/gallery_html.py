@@ -73,7 +73,7 @@ def card(row: dict, boxes: Sequence[dict], jpeg: bytes | None, note: str | None)
         picture = f'<div class="none">{text(note or "no picture")}</div>'
     else:
         data = base64.b64encode(jpeg).decode("ascii")
-        frames = "".join(_frame(box, row["width"], row["height"]) for box in boxes)
+        frames = "".join(_frame(box, row["width"] or 1, row["height"] or 1) for box in boxes)
         picture = (
             f'<div class="photo"><img src="data:image/jpeg;base64,{data}" alt="{text(", ".join(shown) or "empty")}" '
             f'loading="lazy" decoding="async">{frames}</div>'

@@ -102,14 +102,20 @@ def run(catalog: Catalog, cfg: DetectConfig, detector: Detector) -> dict:
     arrange(catalog, cfg, tally)
     catalog.finish_run(run_id)
     gallery.forget(catalog)
+    if tally.read:
+        tell_of_others(catalog, run_id)
+    return summary(catalog, run_id, tally, time.monotonic() - started)
+
+
+def tell_of_others(catalog: Catalog, run_id: int) -> None:
+    """Say which photos are not seen any more now that this run is the active one."""
     others, runs = catalog.only_in_other_runs(run_id)
-    if others and tally.read:
+    if others:
         catalog.notice(
             f"Run {run_id} is read from now on. {others} photos of the catalog were dealt with by other runs only "
             f"({', '.join(map(str, runs))}), with another model or other settings: see them with --run, or detect "
             "them again."
         )
-    return summary(catalog, run_id, tally, time.monotonic() - started)
 
 
 @contextlib.contextmanager

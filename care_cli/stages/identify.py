@@ -107,8 +107,9 @@ class Identifier:
         self.verdicts = Verdicts(catalog, self.index_run, self.spec, cfg)
         active = catalog.latest_run("detect")
         self.active_run = active["id"] if active else None
-        self.active = json.loads(active["settings"]) if active else None
-        self.crop = CropSettings.of_run(self.active) if self.active else CropSettings()
+        settings = json.loads(active["settings"]) if active else None
+        self.crop = CropSettings.of_run(settings) if settings else CropSettings()
+        self.active = settings if active and active["spec"] else None  # imported results have no model that could look
         self._embedder: Embedder | None = None
         self._detector: tuple[Detector, dict] | None = None
         self.scheme = scheme_of(json.loads(self.index_run["settings"]))

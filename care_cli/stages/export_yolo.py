@@ -1,0 +1,229 @@
+"""`care export yolo`: a training folder of a detector, by a recipe, or of the survey's boxes as they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from care_cli.errors import CareError
+from care_cli.exchange.yolo_export import Exported, YoloFolder
+from care_cli.outputs import refuse_scanned
+from care_cli.recipes import Recipe
+from care_cli.recipes.selection import EMPTY, KEPT, Candidate, KnownBox, KnownPhoto, judge, parts, thin
+from care_cli.records import Selection
+from care_cli.stages.pipeline import batches
+from care_cli.thresholds import PERSON
+
+if TYPE_CHECKING:
+    from care_cli.catalog import Catalog
+
+PAGE = 2000  # images judged at once
+BATCH = 256  # photos written at once
+PEOPLE = "a person may be on it; --people writes such photos too"
+
+
+@dataclass(frozen=True)
+class YoloConfig:
+    """What `care export yolo` was asked to do."""
+
+    folder: Path
+    recipe: Recipe | None = None  # None: the boxes that the lists show, as they are
+    run: int | None = None  # a detect run other than the active one
+    confidence: float | None = None  # without a recipe: instead of the model's shown threshold
+    preset: str | None = None  # without a recipe: 'toolkit'
+    people: bool = False  # without a recipe: photos of people too
+    copy: bool = False  # no links
+    overwrite: bool = False
+
+
+@dataclass
+class Plan:
+    """The photos to be written, the names of their classes, and what was left out and why."""
+
+    photos: list[Exported]
+    names: list[str]
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def run(catalog: Catalog, cfg: YoloConfig) -> dict:
+    """Write the folder; returns how many photos and boxes each part and class has, and why others are left out.
+
+    Raises CareError when the folder cannot be used, nothing was imported or detected, or a part stays empty.
+    """
+    refuse_scanned(cfg.folder, catalog.photo_folders())
+    detect_run = catalog.active_run(cfg.run)
+    if cfg.recipe is None and not detect_run and not catalog.crop_ids(Selection()):
+        raise CareError("There are no boxes in this catalog. Run `care detect` or `care import labels` first.")
+    settings = settings_of(catalog, cfg, detect_run)
+    run_id = catalog.begin_run("export", settings, folder=str(cfg.folder))
+    plan = by_recipe(catalog, cfg.recipe, detect_run) if cfg.recipe else as_they_are(catalog, cfg, detect_run)
+    target = YoloFolder(cfg.folder, settings, cfg.overwrite, cfg.copy)
+    with tqdm(total=len(plan.photos), unit="photo", desc="export", disable=None) as bar:
+        for group in batches(plan.photos, BATCH):
+            places = catalog.places([one.image_id for one in group])
+            for one in group:
+                target.add(one, places.get(one.image_id, []) if one.sha256 else [])
+            bar.update(len(group))
+    written = {row["sha256"] for row in target.photos}
+    counts = counted([one for one in plan.photos if one.sha256 in written], plan)
+    target.finish(plan.names, counts)
+    catalog.finish_run(run_id)
+    missing = {"missing": len(target.missing), "linked": target.linked, "copied": target.copied}
+    return {"folder": str(cfg.folder), "run": run_id, **counts, **missing}
+
+
+def settings_of(catalog: Catalog, cfg: YoloConfig, detect_run: int) -> dict:
+    """All that decides what is written, the boxes by the run that found them."""
+    boxes = catalog.run(detect_run, "detect")["identity"] if detect_run else None
+    if cfg.recipe:
+        return {"format": "yolo", "recipe": cfg.recipe.settings(), "boxes": boxes}
+    shown = catalog.shown_confidence(detect_run) if cfg.confidence is None else cfg.confidence
+    how = {"confidence": shown, "preset": cfg.preset, "people": cfg.people}
+    return {"format": "yolo", "recipe": None, "boxes": boxes, **how}
+
+
+def counted(photos: Sequence[Exported], plan: Plan) -> dict:
+    """Photos and boxes of what was written, and why others were not."""
+    classes = {name: {"photos": 0, "boxes": 0} for name in plan.names}
+    for one in photos:
+        for number in {number for number, *_ in one.boxes}:
+            classes[plan.names[number]]["photos"] += 1
+        for number, *_ in one.boxes:
+            classes[plan.names[number]]["boxes"] += 1
+    return {
+        "photos": len(photos),
+        "parts": dict(sorted(Counter(one.part for one in photos).items())),
+        "empty": sum(not one.boxes for one in photos),
+        "by_class": [{"class": name, **of} for name, of in classes.items()],
+        "left_out": [
+            {"reason": reason, "count": count}
+            for reason, count in sorted(plan.left_out.items(), key=lambda item: (-item[1], item[0]))
+        ],
+    }
+
+
+# -- by a recipe
+
+
+def by_recipe(catalog: Catalog, recipe: Recipe, detect_run: int) -> Plan:
+    """The photos that a recipe takes of all that is told of this catalog's images.
+
+    Boxes that people drew and labels are those of all imports; a detector's boxes are those of one run.
+    """
+    left_out: Counter[str] = Counter()
+    found: list[Exported] = []
+    candidates: list[Candidate] = []
+    for row, photo in known_photos(catalog, detect_run, recipe.people):
+        verdict = judge(photo, recipe)
+        if not verdict.taken:
+            left_out[verdict.reason] += 1
+            continue
+        found.append(exported(row, "", verdict.boxes))
+        classes = frozenset(number for number, *_ in verdict.boxes)
+        camera = photo.camera or photo.location
+        candidates.append(Candidate(photo.key, classes, photo.location, camera, photo.taken_at, photo.burst))
+    reasons = thin(candidates, recipe)
+    left_out.update(reason for reason in reasons if reason not in (KEPT, EMPTY))
+    kept = [i for i, reason in enumerate(reasons) if reason in (KEPT, EMPTY)]
+    if not kept:
+        why = ", ".join(f"{reason}: {count}" for reason, count in left_out.most_common(5)) or "the catalog is empty"
+        raise CareError(f"Recipe {recipe.name} takes none of the photos ({why}). Import labels and boxes first.")
+    divided = zip(kept, parts([candidates[i] for i in kept], recipe), strict=True)
+    photos = [replace(found[i], part=part) for i, part in divided]
+    photos.sort(key=lambda one: (one.part, one.source, one.sha256 or ""))
+    return Plan(photos, recipe.names, left_out)
+
+
+def known_photos(catalog: Catalog, detect_run: int, people: float) -> Iterator[tuple[dict, KnownPhoto]]:
+    """Every image of the catalog with what is told of it, page by page.
+
+    A person's box counts whichever run found it, from confidence `people`, and whoever said it.
+    """
+    after = 0
+    while rows := catalog.labelled_page(after, PAGE):
+        after = rows[-1]["id"]
+        ids = [row["id"] for row in rows]
+        looked, persons = catalog.dealt_with(detect_run, ids), catalog.people(ids, people)
+        labels: dict[int, list] = {}
+        for told in catalog.image_labels(ids):
+            labels.setdefault(told["image"], []).append((told["label"], bool(told["of_sequence"])))
+        boxes: dict[int, list] = {}
+        for told in catalog.boxes_of(ids, detect_run):
+            boxes.setdefault(told["image"], []).append(told)
+        for row in rows:
+            size = (row["width"], row["height"]) if row["width"] and row["height"] else None
+            known = [known_box(box, size) for box in boxes.get(row["id"], ())]
+            known += [KnownBox(box, "person", 1.0) for box in persons.get(row["id"], ())]
+            photo = KnownPhoto(
+                key=row["path"] or row["sha256"],
+                labels=tuple(labels.get(row["id"], ())),
+                boxes=tuple(known),
+                looked=row["id"] in looked,
+                size=size,
+                location=row["location"],
+                camera=row["camera"],
+                taken_at=row["taken_at"],
+                burst=row["burst_id"],
+                damaged=row["state"] in ("partial", "unreadable"),
+            )
+            yield row, photo
+
+
+def known_box(row: dict, size: tuple[int, int] | None) -> KnownBox:
+    """A box as shares of its photo's sides; those of a photo of unknown size are so already."""
+    return KnownBox(shares(row, size), row["category"], row["confidence"], row["species"], bool(row["given"]))
+
+
+def shares(row: dict, size: tuple[int, int] | None) -> tuple[float, float, float, float]:
+    """A crop's box as shares of its photo's sides."""
+    width, height = size or (1, 1)
+    return row["x"] / width, row["y"] / height, row["w"] / width, row["h"] / height
+
+
+def exported(row: dict, part: str, boxes: tuple) -> Exported:
+    """An image's row with its boxes, to be written."""
+    facts = {key: row[key] for key in ("location", "lighting", "taken_at", "sha256")}
+    return Exported(row["id"], part, row["path"] or "", boxes=boxes, **facts)
+
+
+# -- as they are
+
+
+def as_they_are(catalog: Catalog, cfg: YoloConfig, detect_run: int) -> Plan:
+    """The boxes that the lists show, all in the part 'train': classes are species, else categories.
+
+    Photos that a detector has looked at and on which nothing is shown are empty ones.
+    """
+    selection = Selection(run=cfg.run, confidence=cfg.confidence, preset=cfg.preset)
+    boxes: dict[int, list[dict]] = {}
+    for row in catalog.crop_rows(selection):
+        boxes.setdefault(row["image"], []).append(row)
+    names = sorted({row["species"] or row["category"] for its in boxes.values() for row in its})
+    left_out: Counter[str] = Counter()
+    photos, after = [], 0
+    while rows := catalog.labelled_page(after, PAGE):
+        after = rows[-1]["id"]
+        ids = [row["id"] for row in rows]
+        looked, persons = catalog.dealt_with(detect_run, ids), catalog.people(ids, PERSON)
+        for row in rows:
+            its = boxes.get(row["id"], [])
+            if row["state"] == "unreadable":
+                left_out["it cannot be read"] += 1
+            elif not its and row["id"] not in looked:
+                left_out["no detector has looked at it"] += 1
+            elif not cfg.people and row["id"] in persons:
+                left_out[PEOPLE] += 1
+            else:
+                size = (row["width"], row["height"]) if row["width"] else None
+                told = tuple(
+                    (names.index(one["species"] or one["category"]), shares(one, size), one["confidence"])
+                    for one in its
+                )
+                photos.append(exported(row, "train", told))
+    photos.sort(key=lambda one: (one.source, one.sha256 or ""))
+    return Plan(photos, names, left_out)
