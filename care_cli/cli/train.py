@@ -68,6 +68,9 @@ def train(
     data: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Labelled photos that a detector learns from.")
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Of the catalog's labels, a detector's photos: nz-trailcams-15, or a TOML file.")
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(help="Epochs without a better detector that end it.  [default: 15]", min=0)
     ] = None,
@@ -104,10 +107,10 @@ def train(
             "show_split",
         )
         asked = {"name": name, "backbone": backbone, "weights": weights, "folder": out, "known_places": known_places}
-        asked |= {"data": data, "workers": workers, "seeds": tuple(range(seed, seed + seeds))}
+        asked |= {"data": data, "recipe": recipe, "workers": workers, "seeds": tuple(range(seed, seed + seeds))}
         train_detector.train(ctx, asked, given, batch=batch, patience=patience, texts=settings or [], csv=csv)
         return
-    refuse(ctx, method, "data", "patience", "workers", "known_places")
+    refuse(ctx, method, "data", "recipe", "patience", "workers", "known_places")
     from care_cli.records import Selection
     from care_cli.stages import splits, train_settings
     from care_cli.stages import train as stage

@@ -24,11 +24,14 @@ def train(
     csv: bool,
 ) -> None:
     """Train a detector: `asked` are parts of the request, `given` settings by name, `texts` those of --set."""
+    from care_cli import recipes
     from care_cli.stages import train_detector as stage
     from care_cli.stages.devices import choose
 
-    if asked["data"] is None:
-        raise CareError("A detector learns from a folder of labelled photos: name it with --data.")
+    asked["recipe"] = recipes.load(asked["recipe"]) if asked["recipe"] else None
+    if asked["recipe"] and not ctx.obj.quiet:
+        for line in asked["recipe"].lines():
+            output.message(line)
     settings = given | {"batch": _whole("--batch", batch), "patience": patience}
     settings["epochs"] = _whole("--epochs", given.get("epochs"))
     settings["flip"] = settings.pop("augmentation.flip", None)

@@ -14,8 +14,9 @@ from care_cli.checkpoints import read_header
 from care_cli.errors import CareError
 from care_cli.headers import check_name
 from care_cli.outputs import lies_in, write_whole
+from care_cli.recipes import Recipe
 from care_cli.records import ModelSpec
-from care_cli.stages import train_settings, trained
+from care_cli.stages import export_yolo, train_settings, trained
 from care_cli.stages.detector_card import card
 from care_cli.stages.evaluate_detector import EvaluateConfig, Examination, examine, places_of
 from care_cli.stages.evaluation_data import header_of, training_of
@@ -37,7 +38,8 @@ NAMED = 5  # in a sentence
 class DetectorRequest:
     """What `care train --method detector` was asked to do."""
 
-    data: Path  # the training folder
+    data: Path | None = None  # the training folder; None: `recipe` makes one of the catalog's photos
+    recipe: Recipe | None = None
     name: str | None = None  # of the model; None: detector-RUN. With several seeds -SEED is added
     backbone: str | None = None  # yolo11n to yolo11x; None: that of the weights, else yolo11n
     weights: str | None = None  # to begin from: a detector's name or a file; None: from scratch
@@ -63,7 +65,7 @@ def run(catalog: Catalog, request: DetectorRequest) -> dict:
     start = load_model(registry.fetch(spec), header_of(spec) or None) if spec else None
     cfg = settings_of(request, spec, start)
     folder = trained.folder_of(catalog, request.folder)
-    photos = training_folder(request, folder)
+    photos = training_folder(catalog, request, folder)
     mark = hashlib.sha256(str(photos.resolve()).encode()).hexdigest()[:12]
     data = read_folder(photos, notes=trained.made(folder) / f"checked-{mark}.json")
     training = Training(catalog, request, data, cfg, spec, start, folder)
@@ -81,8 +83,17 @@ def run(catalog: Catalog, request: DetectorRequest) -> dict:
     }
 
 
-def training_folder(request: DetectorRequest, models: Path) -> Path:
-    """The labelled photos that are learned from. CareError when the models' folder lies among them."""
+def training_folder(catalog: Catalog, request: DetectorRequest, models: Path) -> Path:
+    """The labelled photos that are learned from: a recipe's are written beside the models, anew where they differ.
+
+    CareError when there are none, and when the models' folder lies among them.
+    """
+    if request.data is None and request.recipe is not None:
+        folder = trained.made(models) / f"{request.recipe.name}.photos"
+        export_yolo.run(catalog, export_yolo.YoloConfig(folder, request.recipe, overwrite=True))
+        return folder
+    if request.data is None or request.recipe is not None:
+        raise CareError("A detector learns from a folder of labelled photos (--data), or by a recipe (--recipe).")
     if lies_in(models, request.data):
         raise CareError(f"{models} lies in {request.data}, to which nothing is written. Name another with --out.")
     return request.data
