@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from .coats import SPECIES, Individual, make_individual, make_person
+from .coats import FAUNA, SPECIES, Individual, make_individual, make_person
 from .photos import MIRROR_PAIRS, Chip, Scene, render_chip, render_scene
 from .places import Location, make_location
 from .staging import Placement, place
 from .survey import make_survey
 
 __all__ = [
+    "FAUNA",
     "MIRROR_PAIRS",
     "SPECIES",
     "Chip",
