@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .coats import FAUNA, SPECIES, Individual, make_individual, make_person
+from .labelled import shoot_place, write_labels
 from .photos import MIRROR_PAIRS, Chip, Scene, render_chip, render_scene
 from .places import Location, make_location
 from .staging import Placement, place
@@ -24,4 +25,6 @@ __all__ = [
     "place",
     "render_chip",
     "render_scene",
+    "shoot_place",
+    "write_labels",
 ]

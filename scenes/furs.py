@@ -189,7 +189,7 @@ REGIONS: dict[str, Callable[[_Field], np.ndarray]] = {
     "tail_tip": lambda f: f.on_tail(0.38),
     "head": lambda f: f.on_head(-0.75),
     "muzzle": lambda f: f.on_head(0.95),
-    "chin": lambda f: f.on_head(-0.8) * smoothstep(f.z, f.m["skull_z"] - 0.1 * f.m["skull"], f.m["skull_z"] - 0.4 * f.m["skull"]),
+    "chin": lambda f: f.on_head(-0.8) * smoothstep((f.z - f.m["skull_z"]) / f.m["skull"], -0.1, -0.4),
     "bill": lambda f: smoothstep(f.u, f.m["nose_x"] - 0.01, f.m["nose_x"] + 0.01),
     "mask": _mask,
     "ears": lambda f: _over_ears(f, 1.1),
