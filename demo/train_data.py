@@ -41,23 +41,27 @@ def render_chips(seeds: Sequence[int], photos: int, side: int) -> tuple[np.ndarr
     return np.concatenate(done), np.repeat(np.arange(len(seeds)), photos)
 
 
-def render_survey(out: Path, places: Sequence[int], animals: Sequence[int]) -> list[dict[str, Any]]:
+def render_survey(
+    out: Path, places: Sequence[int], animals: Sequence[int], visits: int = VISITS_A_PLACE
+) -> list[dict[str, Any]]:
     """The cards of all `places` (seeds of locations) with animals of these seeds below `out`, with `labels.json`
     (COCO Camera Traps) and `truth.json` beside them; returns the truth.
 
     About a photo in two is infrared; see `scenes.labelled` for what they show.
     """
-    shoot = partial(shoot_place, out=out, animals=animals, visits=VISITS_A_PLACE, size=PHOTO_SIZE)
+    shoot = partial(shoot_place, out=out, animals=animals, visits=visits, size=PHOTO_SIZE)
     out.mkdir(parents=True, exist_ok=True)
     records = [record for card in in_processes(shoot, places, f"places in {out.name}") for record in card]
     write_labels(out, records, places=[int(place) for place in places])
     return records
 
 
-def render_photos(folder: Path, part: str, places: Sequence[int], animals: Sequence[int]) -> int:
+def render_photos(
+    folder: Path, part: str, places: Sequence[int], animals: Sequence[int], visits: int = VISITS_A_PLACE
+) -> int:
     """One part of an Ultralytics training folder: a survey in `images/part`, its label files in `labels/part`;
     returns the number of photos."""
-    records = render_survey(folder / "images" / part, places, animals)
+    records = render_survey(folder / "images" / part, places, animals, visits)
     for record in records:
         path = (folder / "labels" / part / record["path"]).with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from care_cli.yolo import save_detector
 from demo import train_diffusion
 from demo.carry import Carrier
 from demo.open_set import ask, figures, fix_thresholds, sightings
-from demo.train_data import CLASSES, PHOTOS_A_PLACE, render_chips, render_photos
+from demo.train_data import CLASSES, render_chips, render_photos
 from demo.train_diffusion import Recipe, make_diffusion
 from scenes import SPECIES
 from scenes.seeds import TEST, TRAIN, TUNE
@@ -95,19 +95,19 @@ def make_detector(plan: Plan, work: Path, path: Path) -> Path:
     """Render photos, train YOLO11n on them, write it to `path`."""
     from care_cli.training.detector import DetectorConfig, train_detector
 
-    render_photos(work, "train", TRAIN[: plan.places], TRAIN[1000:2000])
+    photos = render_photos(work, "train", TRAIN[: plan.places], TRAIN[1000:2000])
     render_photos(work, "val", TUNE[900 : 900 + max(2, plan.places // 8)], TUNE[500:600])
     cfg = DetectorConfig(epochs=plan.epochs, close_mosaic=max(1, plan.epochs // 4))
     trained = train_detector(work, list(CLASSES), cfg, report=_say_epoch)
-    save_detector(trained.model, path, detector_header(plan, cfg, trained.metrics))
+    save_detector(trained.model, path, detector_header(plan, photos, cfg, trained.metrics))
     print("detector:", trained.metrics)
     return path
 
 
-def detector_header(plan: Plan, cfg: DetectorConfig, metrics: dict[str, float]) -> dict[str, Any]:
+def detector_header(plan: Plan, photos: int, cfg: DetectorConfig, metrics: dict[str, float]) -> dict[str, Any]:
     """All that a user of the weights needs, and how they came about."""
     training = {
-        "photos": plan.places * PHOTOS_A_PLACE,
+        "photos": photos,
         "locations": _span(TRAIN[: plan.places]),
         "individuals": _span(TRAIN[1000:2000]),
     }

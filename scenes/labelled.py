@@ -57,7 +57,7 @@ def shoot_place(
     rng = np.random.default_rng([place, 47])
     events = visits_of(make_location(place), animals, visits, rng)
     told = ("category", "species", "kind", "individual")
-    settings = Settings(place, size, difficulty=float(rng.uniform(0.1, 0.45)), told=told)
+    settings = Settings(place, size, difficulty=float(rng.uniform(0.05, 0.4)), told=told)
     return write_card(out, ".", events, settings)
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import scenes
-from demo.train_data import VISITS_A_PLACE, render_photos
+from demo.train_data import render_photos
 from scenes.coats import RESOLUTION, coat_of
 from scenes.figures import trace, view_matrix
 from scenes.labelled import CATEGORIES, shoot_place
@@ -21,6 +21,7 @@ from scenes.poses import bone_turns, pose_bones, random_pose
 from scenes.seeds import SAMPLE, TEST, TRAIN, TUNE
 
 SMALL = (480, 360)
+VISITS = 8  # of a place that is shot with its labels
 DAY, NIGHT = datetime(2024, 3, 14, 11, 5, 7), datetime(2024, 3, 14, 23, 5, 7)
 
 
@@ -257,14 +258,14 @@ def test_the_classes_are_those_of_the_species_detector():
 def labelled(tmp_path_factory) -> Path:
     """Two places shot by processes of their own, as a training folder."""
     folder = tmp_path_factory.mktemp("labelled")
-    assert render_photos(folder, "train", TEST[60:62], TEST[:50]) >= 2 * VISITS_A_PLACE
+    assert render_photos(folder, "train", TEST[60:62], TEST[:50], VISITS) >= 2 * VISITS
     return folder
 
 
 def test_places_are_shot_again_the_same_in_any_order(labelled, tmp_path):
     survey = labelled / "images" / "train"
     known = json.loads((survey / "truth.json").read_text(encoding="utf-8"))["photos"]
-    again = shoot_place(TEST[61], tmp_path, TEST[:50], VISITS_A_PLACE)
+    again = shoot_place(TEST[61], tmp_path, TEST[:50], VISITS)
     assert again == json.loads(json.dumps([one for one in known if one["location"] == again[0]["location"]]))
     assert all((tmp_path / one["path"]).read_bytes() == (survey / one["path"]).read_bytes() for one in again)
     assert len({one["location"] for one in known}) == 2 and len(again) < len(known)
@@ -292,7 +293,7 @@ def test_camera_trap_labels_say_what_the_truth_says(labelled):
     for frames in sequences.values():
         assert [frame for frame, *_ in sorted(frames)] == list(range(len(frames)))
         assert {(count, event, place) for _, count, event, place in frames} == {(len(frames), *frames[0][2:])}
-    assert len({one["species"] for known in truth.values() for one in known["objects"]}) >= 10
+    assert len({one["species"] for known in truth.values() for one in known["objects"]}) >= 6
 
 
 def test_label_files_say_what_the_truth_says(labelled):
