@@ -50,8 +50,8 @@ PURPOSE = "for CARE's demo and tests on rendered animals; not for the field"
 class Plan:
     """How much is rendered and learned; what takes 60 minutes on two cores."""
 
-    places: int = 100  # locations whose photos train the detector
-    epochs: int = 12
+    places: int = 100  # locations whose photos, about 23 of each, train the detector
+    epochs: int = 13
     individuals: int = 640  # whose chips train the embedder
     chips: int = 12  # of each
     steps: int = 3000
@@ -97,7 +97,7 @@ def make_detector(plan: Plan, work: Path, path: Path) -> Path:
 
     photos = render_photos(work, "train", TRAIN[: plan.places], TRAIN[1000:2000])
     render_photos(work, "val", TUNE[900 : 900 + max(2, plan.places // 8)], TUNE[500:600])
-    cfg = DetectorConfig(epochs=plan.epochs, close_mosaic=max(1, plan.epochs // 4))
+    cfg = DetectorConfig(epochs=plan.epochs, warmup_epochs=0.5, close_mosaic=max(1, plan.epochs // 4))
     trained = train_detector(work, list(CLASSES), cfg, report=_say_epoch)
     save_detector(trained.model, path, detector_header(plan, photos, cfg, trained.metrics))
     print("detector:", trained.metrics)
