@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from scenes import SPECIES, make_individual, make_location, make_person, render_chip, render_scene
+from scenes import FAUNA, SPECIES, make_individual, render_chip, shoot_place, write_labels
 
-CLASSES = {name: {"category": "animal", "species": name} for name in SPECIES} | {"Person": {"category": "person"}}
+CLASSES = {name: {"category": "animal", "species": name} for name in FAUNA} | {"Person": {"category": "person"}}
 PHOTO_SIZE = (640, 480)  # px
-PHOTOS_A_PLACE = 12
+VISITS_A_PLACE = 15  # of which about a half leave more than one photo
 LONGEST = 160  # px, of a chip before it is squashed
 WORKERS = 2
 
@@ -41,40 +41,35 @@ def render_chips(seeds: Sequence[int], photos: int, side: int) -> tuple[np.ndarr
     return np.concatenate(done), np.repeat(np.arange(len(seeds)), photos)
 
 
-def write_photos(place: int, folder: Path, part: str, animals: Sequence[int]) -> None:
-    """Photos of one location, with Ultralytics' label files, below `folder`.
+def render_survey(
+    out: Path, places: Sequence[int], animals: Sequence[int], visits: int = VISITS_A_PLACE
+) -> list[dict[str, Any]]:
+    """The cards of all `places` (seeds of locations) with animals of these seeds below `out`, with `labels.json`
+    (COCO Camera Traps) and `truth.json` beside them; returns the truth.
 
-    Of ten photos about seven show one animal, one shows two, one a person (some with an animal), and one
-    nothing. Half are infrared, at all difficulties.
+    About a photo in two is infrared; see `scenes.labelled` for what they show.
     """
-    location = make_location(place)
-    rng = np.random.default_rng([place, 17])
-    for number in range(PHOTOS_A_PLACE):
-        kind = rng.choice(["animal", "pair", "person", "both", "empty"], p=[0.66, 0.08, 0.10, 0.03, 0.13])
-        count = {"animal": 1, "pair": 2, "both": 1}.get(str(kind), 0)
-        seeds = rng.choice(animals, count, replace=False)
-        who = [make_individual(str(rng.choice(list(SPECIES))), int(seed)) for seed in seeds]
-        who += [make_person(int(rng.integers(1 << 30)))] if kind in ("person", "both") else []
-        infrared = bool(rng.random() < 0.5)
-        hour = int(rng.integers(7, 19)) if not infrared else int(rng.choice([20, 22, 1, 4]))
-        when = datetime(2024, int(rng.integers(1, 13)), int(rng.integers(1, 29)), hour)
-        difficulty = float(rng.uniform(0.1, 0.6))
-        scene = render_scene(location, who, rng, size=PHOTO_SIZE, infrared=infrared, when=when, difficulty=difficulty)
-        name = f"{place}_{number:02d}"
-        scene.image.save(folder / "images" / part / f"{name}.jpg", quality=85)
-        lines = [_label(found) for found in scene.objects]
-        (folder / "labels" / part / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+    shoot = partial(shoot_place, out=out, animals=animals, visits=visits, size=PHOTO_SIZE)
+    out.mkdir(parents=True, exist_ok=True)
+    records = [record for card in in_processes(shoot, places, f"places in {out.name}") for record in card]
+    write_labels(out, records, places=[int(place) for place in places])
+    return records
 
 
-def render_photos(folder: Path, part: str, places: Sequence[int], animals: Sequence[int]) -> None:
-    """Photos of all `places` (seeds of locations) with animals of these seeds: one part of a training folder."""
-    for kind in ("images", "labels"):
-        (folder / kind / part).mkdir(parents=True, exist_ok=True)
-    write = partial(write_photos, folder=folder, part=part, animals=animals)
-    in_processes(write, places, f"photos to {part}")
+def render_photos(
+    folder: Path, part: str, places: Sequence[int], animals: Sequence[int], visits: int = VISITS_A_PLACE
+) -> int:
+    """One part of an Ultralytics training folder: a survey in `images/part`, its label files in `labels/part`;
+    returns the number of photos."""
+    records = render_survey(folder / "images" / part, places, animals, visits)
+    for record in records:
+        path = (folder / "labels" / part / record["path"]).with_suffix(".txt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(map(_label, record["objects"])), encoding="utf-8")
+    return len(records)
 
 
-def _label(found: dict) -> str:
+def _label(found: dict[str, Any]) -> str:
     x, y, w, h = found["box"]
     number = list(CLASSES).index(found["species"] or "Person")
     width, height = PHOTO_SIZE

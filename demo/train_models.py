@@ -29,7 +29,7 @@ from care_cli.yolo import save_detector
 from demo import train_diffusion
 from demo.carry import Carrier
 from demo.open_set import ask, figures, fix_thresholds, sightings
-from demo.train_data import CLASSES, PHOTOS_A_PLACE, render_chips, render_photos
+from demo.train_data import CLASSES, render_chips, render_photos
 from demo.train_diffusion import Recipe, make_diffusion
 from scenes import SPECIES
 from scenes.seeds import TEST, TRAIN, TUNE
@@ -50,8 +50,8 @@ PURPOSE = "for CARE's demo and tests on rendered animals; not for the field"
 class Plan:
     """How much is rendered and learned; what takes 60 minutes on two cores."""
 
-    places: int = 100  # locations whose photos train the detector
-    epochs: int = 12
+    places: int = 100  # locations whose photos, about 23 of each, train the detector
+    epochs: int = 13
     individuals: int = 640  # whose chips train the embedder
     chips: int = 12  # of each
     steps: int = 3000
@@ -96,7 +96,7 @@ def make_detector(plan: Plan, work: Path, path: Path) -> Path:
     from care_cli.training.detector import DetectorConfig, train_detector
     from care_cli.training.labelled_photos import read_folder
 
-    render_photos(work, "train", TRAIN[: plan.places], TRAIN[1000:2000])
+    photos = render_photos(work, "train", TRAIN[: plan.places], TRAIN[1000:2000])
     render_photos(work, "val", TUNE[900 : 900 + max(2, plan.places // 8)], TUNE[500:600])
     cfg = DetectorConfig(
         input_size=320,
@@ -106,20 +106,20 @@ def make_detector(plan: Plan, work: Path, path: Path) -> Path:
         optimizer="AdamW",
         learning_rate=2e-3,
         cosine=True,
-        warmup_epochs=2.0,
+        warmup_epochs=0.5,
         close_mosaic=max(1, plan.epochs // 4),
         shown=SHOWN,
     )
     trained = train_detector(read_folder(work, names=list(CLASSES)), cfg, work / "training", report=_say_epoch)
-    save_detector(trained.model, path, detector_header(plan, cfg, trained.metrics))
+    save_detector(trained.model, path, detector_header(plan, photos, cfg, trained.metrics))
     print("detector:", trained.metrics)
     return path
 
 
-def detector_header(plan: Plan, cfg: DetectorConfig, metrics: dict[str, float]) -> dict[str, Any]:
+def detector_header(plan: Plan, photos: int, cfg: DetectorConfig, metrics: dict[str, float]) -> dict[str, Any]:
     """All that a user of the weights needs, and how they came about."""
     training = {
-        "photos": plan.places * PHOTOS_A_PLACE,
+        "photos": photos,
         "locations": _span(TRAIN[: plan.places]),
         "individuals": _span(TRAIN[1000:2000]),
     }

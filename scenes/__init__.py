@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from .coats import SPECIES, Individual, make_individual, make_person
+from .coats import FAUNA, SPECIES, Individual, make_individual, make_person
+from .labelled import shoot_place, write_labels
 from .photos import MIRROR_PAIRS, Chip, Scene, render_chip, render_scene
 from .places import Location, make_location
 from .staging import Placement, place
 from .survey import make_survey
 
 __all__ = [
+    "FAUNA",
     "MIRROR_PAIRS",
     "SPECIES",
     "Chip",
@@ -23,4 +25,6 @@ __all__ = [
     "place",
     "render_chip",
     "render_scene",
+    "shoot_place",
+    "write_labels",
 ]

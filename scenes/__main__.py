@@ -6,24 +6,26 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from .coats import SPECIES, make_individual
+from .coats import FAUNA, make_individual
 from .photos import render_chip
 from .sample import make_sample
 from .seeds import TRAIN
 from .survey import make_survey
 
 
-def contact_sheet(seed: int, difficulty: float, each: int = 3, poses: int = 8, cell: int = 200) -> Image.Image:
-    """Individuals of every species, one a row, in several poses."""
+def contact_sheet(seed: int, difficulty: float, poses: int = 8, cell: int = 200) -> Image.Image:
+    """An individual of every kind of animal, one a row, in several poses, the right half infrared."""
     rng = np.random.default_rng(seed)
-    rows = [make_individual(species, seed + i) for species in SPECIES for i in range(each)]
+    rows = [make_individual(species, seed + i) for species, kinds in FAUNA.items() for i in range(len(kinds))]
     sheet = Image.new("RGB", (poses * cell, len(rows) * cell), (24, 24, 24))
     for row, individual in enumerate(rows):
         for column in range(poses):
-            chip = render_chip(individual, rng, difficulty=difficulty, longest=cell - 4).image
+            infrared = column >= poses // 2
+            chip = render_chip(individual, rng, difficulty=difficulty, longest=cell - 4, infrared=infrared).image
             sheet.paste(chip, (column * cell + (cell - chip.width) // 2, row * cell + (cell - chip.height) // 2))
+        ImageDraw.Draw(sheet).text((4, row * cell + 4), f"{individual.species}: {individual.kind}", (250, 210, 90))
     return sheet
 
 

@@ -6,10 +6,13 @@ at z = 0. The rest pose is also the canvas of the coat: a coat is a picture over
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
+
+from .builds import BUILDS, Build
 
 SIDES = (("left", 1.0), ("right", -1.0))
 
@@ -61,9 +64,13 @@ class Builder:
         """The bone's number."""
         return list(self.bones).index(name)
 
-    def ball(self, bone: str, centre, radii, keratin: float = 0.0) -> None:
-        """An ellipsoid along the body's axes."""
-        self.parts.append((self.index(bone), np.array(centre, float), np.diag(radii).astype(float), keratin))
+    def ball(self, bone: str, centre, radii, keratin: float = 0.0, lift: float = 0.0) -> None:
+        """An ellipsoid along the body's axes, its x axis raised by `lift` radians."""
+        axes = np.diag(radii).astype(float)
+        if lift:
+            c, s = np.cos(lift), np.sin(lift)
+            axes = np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]]) @ axes
+        self.parts.append((self.index(bone), np.array(centre, float), axes, keratin))
 
     def limb(self, bone: str, start, end, radii, count: int = 2, flat: float = 1.0, keratin: float = 0.0) -> None:
         """`count` ellipsoids from `start` to `end`, thick `radii[0]` to `radii[1]`, `flat` times as wide."""
@@ -90,69 +97,33 @@ class Builder:
         return Body(tuple(self.bones), parents, pivots, bone, centre, axes, keratin, self.points, self.marks, metres)
 
 
-@dataclass(frozen=True)
-class Build:
-    """Proportions of a four-legged species, in trunk lengths unless said otherwise."""
-
-    metres: float  # length of the trunk, m
-    back: float  # height of the spine's axis
-    girth: tuple[float, float, float]  # half height of the trunk at rump, belly and chest
-    width: float  # half width over half height
-    neck: tuple[float, float, float, float]  # length, elevation (degrees), thickness at base and top
-    skull: tuple[float, float]  # half length, half height
-    muzzle: tuple[float, float, float, float]  # length, drop, thickness at base and tip
-    ear: tuple[float, float, float, float]  # length, thickness, lean forward and outward (degrees)
-    leg: tuple[float, float, float]  # thickness at the top, the knee and the foot
-    foot: tuple[float, float]  # half length, half height
-    tail: tuple[float, float, float]  # length, thickness at base and tip
-    hoofed: bool
-    horns: str = ""  # "", "curved" or "antlers"
-    beard: bool = False
-    snout: bool = False
-
-
-BUILDS = {
-    "Cat": Build(
-        0.34, 0.66, (0.18, 0.185, 0.175), 0.74, (0.17, 34, 0.14, 0.12), (0.14, 0.15), (0.045, 0.05, 0.09, 0.06),
-        (0.15, 0.065, 5, 16), (0.09, 0.06, 0.05), (0.075, 0.045), (0.95, 0.05, 0.035), False,
-    ),
-    "Deer": Build(
-        0.85, 1.02, (0.215, 0.20, 0.225), 0.66, (0.52, 52, 0.15, 0.09), (0.12, 0.10), (0.25, 0.07, 0.075, 0.042),
-        (0.20, 0.05, -35, 45), (0.105, 0.042, 0.03), (0.05, 0.04), (0.17, 0.05, 0.03), True,
-    ),
-    "Goat": Build(
-        0.75, 0.78, (0.235, 0.265, 0.24), 0.74, (0.32, 48, 0.17, 0.115), (0.12, 0.115), (0.21, 0.08, 0.09, 0.055),
-        (0.20, 0.045, -45, 70), (0.11, 0.055, 0.042), (0.06, 0.045), (0.15, 0.045, 0.03), True,
-        horns="curved", beard=True,
-    ),
-    "Pig": Build(
-        0.85, 0.60, (0.275, 0.30, 0.27), 0.80, (0.10, 15, 0.235, 0.21), (0.16, 0.165), (0.17, 0.09, 0.13, 0.085),
-        (0.17, 0.06, 40, 40), (0.12, 0.07, 0.055), (0.065, 0.045), (0.22, 0.025, 0.02), True,
-        snout=True,
-    ),
-}  # fmt: skip
+def _spine(s: Build, x: float) -> np.ndarray:
+    """The point of the spine's axis at `x` of the level trunk."""
+    lift, way = np.radians(s.lift), x + 0.3
+    rise = s.arch * max(0.0, 1 - (x / 0.45) ** 2)
+    return np.array([x - way * (1 - np.cos(lift)), 0.0, s.back + rise + way * np.sin(lift)])
 
 
 def _trunk(b: Builder, s: Build) -> None:
-    b.bone("hip", None, (-0.3, 0, s.back))
-    b.bone("spine", "hip", (-0.12, 0, s.back))
-    b.bone("chest", "spine", (0.15, 0, s.back))
+    b.bone("hip", None, tuple(_spine(s, -0.3)))
+    b.bone("spine", "hip", tuple(_spine(s, -0.12)))
+    b.bone("chest", "spine", tuple(_spine(s, 0.15)))
     places = np.linspace(-0.36, 0.36, 11)
     for x in places:
         r = float(np.interp(x, [-0.36, 0.02, 0.36], s.girth))
         r *= 0.86 if abs(x) > 0.35 else 1.0
-        sag = 0.3 * max(0.0, s.girth[1] - 0.2) * (1 - (x / 0.36) ** 2)
+        sag = 0.3 * max(0.0, s.girth[1] - 0.2) * (1 - (x / 0.36) ** 2) if not s.arch else 0.0
         bone = "hip" if x < -0.15 else "spine" if x < 0.15 else "chest"
-        b.ball(bone, (x, 0, s.back - sag), (0.19, r * s.width, r))
+        b.ball(bone, _by(_spine(s, x), 0, 0, -sag), (0.19, r * s.width, r), lift=np.radians(s.lift))
     rump, chest = s.girth[0], s.girth[2]
-    b.point("withers", "chest", (0.30, 0, s.back + chest * 0.92))
-    b.point("tail_base", "hip", (-0.49, 0, s.back + rump * 0.5))
+    b.point("withers", "chest", _by(_spine(s, 0.30), 0, 0, chest * 0.92))
+    b.point("tail_base", "hip", _by(_spine(s, -0.49), 0, 0, rump * 0.5))
     for side, y in SIDES:
-        b.point(f"{side}_shoulder", "chest", (0.32, y * chest * s.width * 0.95, s.back - 0.2 * chest))
-        b.point(f"{side}_hip", "hip", (-0.34, y * rump * s.width * 0.95, s.back - 0.1 * rump))
+        b.point(f"{side}_shoulder", "chest", _by(_spine(s, 0.32), 0, y * chest * s.width * 0.95, -0.2 * chest))
+        b.point(f"{side}_hip", "hip", _by(_spine(s, -0.34), 0, y * rump * s.width * 0.95, -0.1 * rump))
 
 
-def _leg(b: Builder, s: Build, name: str, parent: str, joints: list[tuple[float, float]], y: float) -> None:
+def _leg(b: Builder, s: Build, name: str, parent: str, joints: Sequence[tuple[float, float]], y: float) -> None:
     top, knee, wrist, foot = ((x, y, z) for x, z in joints)
     thick = s.leg
     b.bone(f"{name}1", parent, top)
@@ -166,27 +137,31 @@ def _leg(b: Builder, s: Build, name: str, parent: str, joints: list[tuple[float,
 
 
 def _legs(b: Builder, s: Build) -> None:
-    fore, hind = s.back - 0.35 * s.girth[2], s.back - 0.25 * s.girth[0]
+    fore = _by(_spine(s, 0.33), 0, 0, -0.35 * s.girth[2])[2]
+    hind = s.back - 0.25 * s.girth[0]
     low = s.foot[1]
     for side, sign in SIDES:
         y = sign * s.girth[2] * s.width * 0.62
         mark = side[0]
-        joints = [(0.33, fore), (0.29, fore * 0.55), (0.31, 0.20 * fore), (0.31, low)]
+        joints = s.fore or ((0.33, fore), (0.29, fore * 0.55), (0.31, 0.20 * fore), (0.31, low))
         _leg(b, s, f"f{mark}", "chest", joints, y)
-        b.point(f"{side}_elbow", f"f{mark}2", (0.29, y + sign * s.leg[1], fore * 0.55))
-        b.point(f"{side}_front_paw", f"f{mark}3", (0.32, y, low))
+        (elbow_x, elbow_z), (paw_x, paw_z) = joints[1], joints[3]
+        b.point(f"{side}_elbow", f"f{mark}2", (elbow_x, y + sign * s.leg[1], elbow_z))
+        b.point(f"{side}_front_paw", f"f{mark}3", (paw_x + 0.01, y, paw_z))
         y = sign * s.girth[0] * s.width * 0.62
-        joints = [(-0.34, hind), (-0.25, hind * 0.60), (-0.42, 0.30 * hind), (-0.38, low)]
+        joints = s.hind or ((-0.34, hind), (-0.25, hind * 0.60), (-0.42, 0.30 * hind), (-0.38, low))
         _leg(b, s, f"h{mark}", "hip", joints, y)
-        b.ball(f"h{mark}1", (-0.32, y, hind * 0.9), (0.12, s.leg[0] * 0.8, 0.62 * s.girth[0]))
-        b.point(f"{side}_hock", f"h{mark}3", (-0.42, y + sign * s.leg[2], 0.30 * hind))
-        b.point(f"{side}_hind_paw", f"h{mark}3", (-0.37, y, low))
+        thigh = (joints[0][0] + 0.02, y, hind * 0.9)
+        b.ball(f"h{mark}1", thigh, np.array((0.12, s.leg[0] * 0.8, 0.62 * s.girth[0])) * s.haunch)
+        (hock_x, hock_z), (paw_x, paw_z) = joints[2], joints[3]
+        b.point(f"{side}_hock", f"h{mark}3", (hock_x, y + sign * s.leg[2], hock_z))
+        b.point(f"{side}_hind_paw", f"h{mark}3", (paw_x + 0.01, y, paw_z))
 
 
 def _head(b: Builder, s: Build) -> None:
     length, lift, base, top = s.neck
     angle = np.radians(lift)
-    root = np.array([0.34, 0, s.back + 0.3 * s.girth[2]])
+    root = _by(_spine(s, 0.34), 0, 0, 0.3 * s.girth[2])
     end = root + length * np.array([np.cos(angle), 0, np.sin(angle)])
     b.bone("neck", "chest", tuple(root))
     b.bone("head", "neck", tuple(end))
@@ -202,16 +177,25 @@ def _head(b: Builder, s: Build) -> None:
     b.point("nose", "head", _by(nose, tip * 1.2, 0, tip * 0.15))
     for side, sign in SIDES:
         eye = _by(skull, 0.62 * half, sign * tall * 0.66, 0.22 * tall)
-        b.ball("head", eye, (0.026 if s.metres < 0.5 else 0.019,) * 3, 1.0)
+        b.ball("head", eye, (s.eye,) * 3, 1.0)
         b.point(f"{side}_eye", "head", eye)
         _ear(b, s, side, sign, skull)
-    b.marks |= {"eye_x": skull[0] + 0.6 * half, "eye_z": skull[2], "nose_x": nose[0], "neck_x": root[0]}
+    b.marks |= {
+        "eye_x": skull[0] + 0.6 * half,
+        "eye_z": skull[2],
+        "nose_x": nose[0],
+        "neck_x": root[0],
+        "neck_z": root[2],
+    }
     b.marks |= {"skull_x": skull[0], "skull_z": skull[2], "skull": half}
     if s.horns:
         _horns(b, s, skull)
     if s.beard:
         chin = _by(nose, -0.06, 0, -tip)
         b.limb("head", chin, _by(chin, -0.03, 0, -0.15), (0.03, 0.012), 2)
+    if s.mane:
+        crest = np.array([-0.5 * base, 0, 0.75 * base])
+        b.limb("neck", root + crest, _by(end, -0.05, 0, tall * 1.1), (0.07, 0.05), 4, 0.5)
 
 
 def _ear(b: Builder, s: Build, side: str, sign: float, skull: np.ndarray) -> None:
@@ -246,7 +230,7 @@ def _horns(b: Builder, s: Build, skull: np.ndarray) -> None:
 
 def _tail(b: Builder, s: Build) -> None:
     length, thick, tip = s.tail
-    root = np.array([-0.46, 0, s.back + s.girth[0] * 0.55])
+    root = _by(_spine(s, -0.46), 0, 0, s.girth[0] * 0.55)
     parent = "hip"
     count = 5 if length > 0.5 else 2
     for i in range(count):
@@ -255,13 +239,26 @@ def _tail(b: Builder, s: Build) -> None:
         ends = [thick + (tip - thick) * (i + j) / count for j in (0, 1)]
         b.limb(f"tail{i + 1}", start, _by(start, -length / count, 0, 0), ends, 2)
         parent = f"tail{i + 1}"
-    b.marks |= {"tail_x": root[0], "tail_end": root[0] - length, "tail_z": root[2]}
+    b.marks |= {"tail_x": root[0], "tail_end": root[0] - length, "tail_z": root[2], "tail_rise": 0.0}
+
+
+def _spines(b: Builder, s: Build) -> None:
+    """Spines all over the back, spread evenly and laid backwards."""
+    for i in range(s.spines):
+        x = 0.40 - 0.93 * (i + 0.5) / s.spines
+        around = 1.9 * (2 * ((i * 0.618) % 1) - 1)
+        radius = 0.97 * s.girth[1] * max(0.15, 1 - (x / 0.56) ** 2) ** 0.5
+        out = np.array([0.0, np.sin(around), np.cos(around)])
+        start = _spine(s, x) + radius * out * (1, s.width, 1)
+        way = out + np.array([-0.35 + 1.2 * min(x, 0.0), 0, 0])
+        bone = "hip" if x < -0.15 else "spine" if x < 0.15 else "chest"
+        b.limb(bone, start, start + 0.13 * way / np.linalg.norm(way), (0.016, 0.006), 1)
 
 
 @cache
-def quadruped(species: str, antlers: bool = False) -> Body:
-    """The body of one of the species in `BUILDS`."""
-    build = BUILDS[species]
+def quadruped(kind: str, antlers: bool = False) -> Body:
+    """The body of one of the animals in `BUILDS`."""
+    build = BUILDS[kind]
     if antlers:
         build = Build(**{**build.__dict__, "horns": "antlers"})
     b = Builder()
@@ -269,7 +266,9 @@ def quadruped(species: str, antlers: bool = False) -> Body:
     _legs(b, build)
     _head(b, build)
     _tail(b, build)
+    _spines(b, build)
     b.marks |= {"back": build.back, "girth": build.girth[1], "leg": build.back - build.girth[1]}
+    b.marks |= {"slope": float(np.tan(np.radians(build.lift))), "axis_x": -0.3}
     return b.build(build.metres)
 
 

@@ -12,7 +12,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from .bodies import BUILDS, Body, person, quadruped
+from .birds import BIRDS, bird
+from .bodies import Body, person, quadruped
+from .furs import natural_coat
 from .noise import fractal_noise, smooth_noise, smoothstep
 
 RESOLUTION = 180  # coat pixels for a trunk length
@@ -22,6 +24,24 @@ SPECIES: dict[str, str] = {
     "Deer": "long legs and neck, some with antlers; light spots, bands or patches",
     "Goat": "horns and a beard; belts and large patches",
     "Pig": "barrel on short legs, long snout; blotches and belts",
+}
+
+FAUNA: dict[str, tuple[str, ...]] = {  # the species detector's classes, with the kinds drawn of each by public label
+    "Bird": ("blackbird", "kea", "magpie", "pukeko", "robin", "thrush"),
+    "Cat": ("cat",),
+    "Deer": ("deer",),
+    "Dog": ("dog",),
+    "Ferret": ("ferret",),
+    "Goat": ("goat",),
+    "Hedgehog": ("hedgehog",),
+    "Kiwi": ("kiwi",),
+    "Lagomorph": ("rabbit", "hare"),
+    "Livestock": ("cow", "sheep", "horse"),
+    "Pig": ("pig",),
+    "Possum": ("possum",),
+    "Rodent": ("mouse", "rat"),
+    "Stoat": ("stoat",),
+    "Wallaby": ("wallaby",),
 }
 
 CONTRAST = 105.0  # grey levels at least between an individual's two tones, so that infrared tells them too
@@ -68,17 +88,27 @@ class Individual:
         return "person" if self.species == "Person" else "animal"
 
     @property
+    def kind(self) -> str:
+        """What public labels call it; of a species with several kinds the seed says which."""
+        if self.category == "person":
+            return "human"
+        kinds = FAUNA[self.species]
+        return kinds[self.seed % len(kinds)]
+
+    @property
     def body(self) -> Body:
         """The resting body."""
         if self.category == "person":
             return person()
-        return quadruped(self.species, antlers=self.species == "Deer" and self.seed % 3 == 0)
+        if self.kind in BIRDS:
+            return bird(self.kind)
+        return quadruped(self.kind, antlers=self.species == "Deer" and self.seed % 3 == 0)
 
 
 def make_individual(species: str, seed: int, *, symmetric: bool = True, name: str = "") -> Individual:
-    """The individual of `species` (a key of `SPECIES`) with this seed."""
-    if species not in BUILDS:
-        raise KeyError(f"no such species: {species}; there are {', '.join(BUILDS)}")
+    """The individual of `species` (a key of `FAUNA`) with this seed."""
+    if species not in FAUNA:
+        raise KeyError(f"no such species: {species}; there are {', '.join(FAUNA)}")
     return Individual(species, seed, symmetric, name)
 
 
@@ -234,15 +264,14 @@ def coat_of(individual: Individual) -> np.ndarray:
     )
     flanks = []
     for side in range(1 if individual.symmetric else 2):
-        rng = np.random.default_rng(
-            [individual.seed, list(TONES).index(individual.species), side]
-            if individual.category == "animal"
-            else [individual.seed, 99]
-        )
         if individual.category == "person":
-            flanks.append(_clothes(rng, u, z))
-        else:
+            flanks.append(_clothes(np.random.default_rng([individual.seed, 99]), u, z))
+        elif individual.species in SPECIES:
+            rng = np.random.default_rng([individual.seed, list(SPECIES).index(individual.species), side])
             flanks.append(_flank(rng, individual, u, z))
+        else:
+            rng = np.random.default_rng([individual.seed, 40 + list(FAUNA).index(individual.species), side])
+            flanks.append(natural_coat(rng, individual.kind, individual.body.marks, u, z, RESOLUTION))
     return np.stack([flanks[0], flanks[-1]]).astype(np.uint8)
 
 

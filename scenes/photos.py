@@ -68,6 +68,7 @@ def _truth(item: Placement, drawn: Drawn, rectangle) -> dict[str, Any] | None:
     return {
         "category": who.category,
         "species": who.species if animal else None,
+        "kind": who.kind,
         "individual": who.name or f"{who.species}-{who.seed}" if animal else None,
         "box": tuple(float(v) for v in box),
         "keypoints": points if animal else {},

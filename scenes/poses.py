@@ -51,12 +51,23 @@ class Pose:
         )
 
 
-HABITS = {  # neck pitch range, tail base pitch range and curl range
-    "Cat": ((-0.75, 0.35), (-1.3, 0.7), (-0.35, 0.35)),
-    "Deer": ((-1.75, 0.25), (-0.2, 0.9), (-0.2, 0.4)),
-    "Goat": ((-1.6, 0.3), (-1.4, -0.5), (-0.3, 0.2)),
-    "Pig": ((-0.55, 0.15), (-0.3, 0.9), (0.2, 1.2)),
-    "Person": ((0.0, 0.0), (0.0, 0.0), (0.0, 0.0)),
+HABITS = {  # neck pitch range, tail base pitch range, curl range, and how far the legs swing
+    "Bird": ((-0.45, 0.35), (-0.3, 0.25), (0.0, 0.0), 0.7),
+    "Cat": ((-0.75, 0.35), (-1.3, 0.7), (-0.35, 0.35), 1.0),
+    "Deer": ((-1.75, 0.25), (-0.2, 0.9), (-0.2, 0.4), 1.0),
+    "Dog": ((-0.8, 0.35), (-1.3, 0.4), (0.0, 0.35), 1.1),
+    "Ferret": ((-0.45, 0.35), (-0.2, 0.4), (-0.1, 0.15), 1.0),
+    "Goat": ((-1.6, 0.3), (-1.4, -0.5), (-0.3, 0.2), 1.0),
+    "Hedgehog": ((-0.4, 0.1), (0.0, 0.3), (0.0, 0.0), 0.7),
+    "Kiwi": ((-0.75, 0.15), (0.0, 0.0), (0.0, 0.0), 0.8),
+    "Lagomorph": ((-0.35, 0.3), (-0.8, -0.2), (0.0, 0.3), 0.35),
+    "Livestock": ((-1.3, 0.2), (1.05, 1.4), (-0.1, 0.1), 0.7),
+    "Pig": ((-0.55, 0.15), (-0.3, 0.9), (0.2, 1.2), 1.0),
+    "Possum": ((-0.5, 0.3), (-0.1, 0.35), (-0.05, 0.3), 0.8),
+    "Rodent": ((-0.3, 0.15), (0.02, 0.2), (0.0, 0.1), 0.9),
+    "Stoat": ((-0.45, 0.55), (-0.4, 0.35), (-0.15, 0.15), 1.0),
+    "Wallaby": ((-0.5, 0.2), (0.3, 0.5), (0.02, 0.1), 0.3),
+    "Person": ((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), 1.0),
 }
 
 
@@ -64,13 +75,13 @@ def random_pose(species: str, rng: np.random.Generator, difficulty: float, side:
     """A pose whose range of yaw, bend and gait grows with `difficulty` 0..1."""
     spread = 0.35 + 0.9 * difficulty
     side = side or str(rng.choice(["left", "right"]))
-    neck, tail, curl = HABITS[species]
+    neck, tail, curl, swing = HABITS[species]
     low = neck[0] * min(1.0, 0.45 + 0.8 * difficulty)
     return Pose(
         heading=(0.0 if side == "right" else np.pi) + np.clip(rng.normal(0, 0.42 * spread), -1.1, 1.1),
         tilt=rng.uniform(0.02, 0.16 + 0.12 * difficulty),
         phase=rng.uniform(0, 1),
-        stride=rng.uniform(0.08, 0.45) * (0.7 + 0.5 * difficulty),
+        stride=rng.uniform(0.08, 0.45) * (0.7 + 0.5 * difficulty) * swing,
         bend=rng.normal(0, 0.16 * spread),
         neck=(rng.uniform(low, neck[1]), rng.normal(0, 0.3 * spread)),
         head=(rng.uniform(-0.25, 0.2) - 0.35 * low * rng.uniform(0, 0.5), rng.normal(0, 0.25 * spread)),

@@ -51,12 +51,14 @@ class Event:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a whole set is made: the seed of all chance, `size` in px, `difficulty` 0..1, JPEG quality."""
+    """How a whole set is made: the seed of all chance, `size` in px, `difficulty` 0..1, JPEG quality, and which
+    of an object's names the truth tells."""
 
     seed: int
     size: tuple[int, int] = (1280, 960)
     difficulty: float = 0.3
     quality: int = 80
+    told: tuple[str, ...] = ("category", "species", "individual")
 
 
 @dataclass
@@ -163,7 +165,7 @@ def write_event(out: Path, card: Card, event: Event, settings: Settings) -> list
             "orientation": orientation,
             "width": settings.size[0],
             "height": settings.size[1],
-            "objects": [_plain(found) for found in scene.objects],
+            "objects": [_plain(found, settings.told) for found in scene.objects],
         }
         records.append(record)
         if mishap == "duplicate":
@@ -174,9 +176,9 @@ def write_event(out: Path, card: Card, event: Event, settings: Settings) -> list
     return records
 
 
-def _plain(found: dict[str, Any]) -> dict[str, Any]:
+def _plain(found: dict[str, Any], told: Sequence[str]) -> dict[str, Any]:
     points = {name: [float(x), float(y), visible] for name, (x, y, visible) in found["keypoints"].items()}
-    truth = {key: found[key] for key in ("category", "species", "individual")}
+    truth = {key: found[key] for key in told}
     return truth | {"box": list(found["box"]), "flank": found["side"], "visible": found["visible"], "keypoints": points}
 
 

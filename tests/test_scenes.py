@@ -13,12 +13,15 @@ import pytest
 from PIL import Image, ImageOps
 
 import scenes
-from scenes.coats import coat_of
+from demo.train_data import render_photos
+from scenes.coats import RESOLUTION, coat_of
 from scenes.figures import trace, view_matrix
+from scenes.labelled import CATEGORIES, shoot_place
 from scenes.poses import bone_turns, pose_bones, random_pose
 from scenes.seeds import SAMPLE, TEST, TRAIN, TUNE
 
 SMALL = (480, 360)
+VISITS = 8  # of a place that is shot with its labels
 DAY, NIGHT = datetime(2024, 3, 14, 11, 5, 7), datetime(2024, 3, 14, 23, 5, 7)
 
 
@@ -34,6 +37,15 @@ def truth(sample: Path) -> list[dict]:
 
 def of_kind(truth: list[dict], kind: str) -> list[dict]:
     return [photo for photo in truth if photo["kind"] == kind]
+
+
+KINDS = [(species, kind) for species, kinds in scenes.FAUNA.items() for kind in kinds]
+
+
+def of_the_kind(species: str, kind: str, first: int = TEST[0]) -> scenes.Individual:
+    """The first individual of the kind from that seed."""
+    made = (scenes.make_individual(species, first + i) for i in range(len(scenes.FAUNA[species])))
+    return next(who for who in made if who.kind == kind)
 
 
 def one_placed(species: str, seed: int, **options):
@@ -84,7 +96,72 @@ def test_the_box_is_where_the_animal_changed_the_photo(species, infrared):
     assert checked > 20
 
 
-@pytest.mark.parametrize("species", scenes.SPECIES)
+@pytest.mark.parametrize("species, kind", [one for one in KINDS if one[0] not in scenes.SPECIES])
+def test_every_kind_is_boxed_by_day_and_by_night(species, kind):
+    """The location's photo without the animal is the measure of what was drawn."""
+    who = of_the_kind(species, kind)
+    location = scenes.make_location(TEST[10])
+    for infrared, when in ((False, DAY), (True, NIGHT)):
+        item = scenes.place(location, who, np.random.default_rng(4), size=SMALL, side="left")
+        looks = {"size": SMALL, "infrared": infrared, "when": when, "bar": False, "difficulty": 0.0}
+        photo = scenes.render_scene(location, [item], np.random.default_rng(1), **looks)
+        empty = scenes.render_scene(location, [], np.random.default_rng(1), **looks)
+        (found,) = photo.objects
+        assert (found["species"], found["kind"], found["side"]) == (species, kind, "left")
+        x, y, w, h = (int(v) for v in found["box"])
+        assert x >= 0 and y >= 0 and x + w <= SMALL[0] and y + h <= SMALL[1]
+        assert max(w, h) > 0.1 * SMALL[0]
+        pixels = np.asarray(photo.image, int)
+        change = np.abs(pixels - np.asarray(empty.image, int)).max(2)
+        inside, outside = change[y : y + h, x : x + w], change.copy()
+        outside[max(y - 4, 0) : y + h + 4, max(x - 4, 0) : x + w + 4] = 0
+        assert (inside > 10).mean() > 0.12
+        assert all(edge.max() > 2 for edge in (inside[:3], inside[-3:], inside[:, :3], inside[:, -3:]))
+        assert (outside > 60).sum() < 0.02 * (change > 60).sum() + 5
+        assert (np.ptp(pixels, axis=2).max() == 0) == infrared
+        assert sum(visible for *_, visible in found["keypoints"].values()) >= 2
+
+
+def silhouette(who: scenes.Individual, seed: int) -> np.ndarray:
+    """The outline in a pose of its kind seen from the side, on a square of 64 px with its own proportions."""
+    surface = trace(who.body, random_pose(who.species, np.random.default_rng(seed), 0.0, "right"), 90.0)
+    rows, columns = np.nonzero(surface.inside)
+    scale = 63 / max(np.ptp(rows), np.ptp(columns))
+    square = np.zeros((64, 64), bool)
+    square[((rows - rows.min()) * scale).astype(int), ((columns - columns.min()) * scale).astype(int)] = True
+    return square
+
+
+def test_kinds_of_different_classes_have_outlines_of_their_own():
+    drawn = {one: [silhouette(of_the_kind(*one), seed) for seed in range(3)] for one in KINDS}
+
+    def likeness(some: list[np.ndarray], others: list[np.ndarray]) -> float:
+        return float(np.mean([(a & b).sum() / (a | b).sum() for a in some for b in others if a is not b]))
+
+    own = {one: likeness(found, found) for one, found in drawn.items()}
+    for one, found in drawn.items():
+        for other, compared in drawn.items():
+            if one[0] < other[0]:
+                alike = likeness(found, compared)
+                assert alike < 0.9 and alike < max(own[one], own[other]), (one, other, alike, own[one], own[other])
+
+
+def test_coats_of_a_kind_have_its_marks_in_their_places():
+    for seed in TEST[:6]:
+        stoat = scenes.make_individual("Stoat", seed)
+        marks, (x0, z0, *_) = stoat.body.marks, stoat.body.canvas
+        grey = coat_of(stoat)[0].mean(2)
+
+        def tone(u: float, z: float, grey=grey, x0=x0, z0=z0) -> float:
+            row, column = round((z - z0) * RESOLUTION), round((u - x0) * RESOLUTION)
+            return float(grey[row - 2 : row + 3, column - 2 : column + 3].mean())
+
+        back = tone(0.0, marks["back"] + 0.5 * marks["girth"])
+        assert tone(marks["tail_end"], marks["tail_z"]) < 0.5 * back
+        assert tone(0.1, marks["back"] - 0.8 * marks["girth"]) > 1.5 * back
+
+
+@pytest.mark.parametrize("species", scenes.FAUNA)
 def test_every_pixel_shows_the_rest_point_that_the_bones_carry_there(species):
     """The coat is looked up by `rest`; carried forward by the bones it must land on the pixel that shows it."""
     rng = np.random.default_rng(3)
@@ -168,6 +245,67 @@ def test_chips_frame_their_animal_and_infrared_ones_are_grey():
 def test_the_seed_ranges_share_nothing():
     ranges = (TRAIN, TUNE, SAMPLE, TEST)
     assert len({seed for part in ranges for seed in part}) == sum(len(part) for part in ranges)
+
+
+def test_the_classes_are_those_of_the_species_detector():
+    assert list(scenes.FAUNA) == sorted(scenes.FAUNA) and len(scenes.FAUNA) == 15
+    assert set(scenes.SPECIES) < set(scenes.FAUNA)
+    kinds = [kind for _, kind in KINDS]
+    assert len(set(kinds)) == len(kinds) and set(CATEGORIES) == {"empty", "human", *kinds}
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Path:
+    """Two places shot by processes of their own, as a training folder."""
+    folder = tmp_path_factory.mktemp("labelled")
+    assert render_photos(folder, "train", TEST[60:62], TEST[:50], VISITS) >= 2 * VISITS
+    return folder
+
+
+def test_places_are_shot_again_the_same_in_any_order(labelled, tmp_path):
+    survey = labelled / "images" / "train"
+    known = json.loads((survey / "truth.json").read_text(encoding="utf-8"))["photos"]
+    again = shoot_place(TEST[61], tmp_path, TEST[:50], VISITS)
+    assert again == json.loads(json.dumps([one for one in known if one["location"] == again[0]["location"]]))
+    assert all((tmp_path / one["path"]).read_bytes() == (survey / one["path"]).read_bytes() for one in again)
+    assert len({one["location"] for one in known}) == 2 and len(again) < len(known)
+
+
+def test_camera_trap_labels_say_what_the_truth_says(labelled):
+    survey = labelled / "images" / "train"
+    truth = {one["path"]: one for one in json.loads((survey / "truth.json").read_text(encoding="utf-8"))["photos"]}
+    labels = json.loads((survey / "labels.json").read_text(encoding="utf-8"))
+    words = {one["id"]: one["name"] for one in labels["categories"]}
+    files = {path.relative_to(survey).as_posix() for path in survey.rglob("*.JPG")}
+    assert files == set(truth) == {one["file_name"] for one in labels["images"]}
+    boxes, sequences = defaultdict(list), defaultdict(list)
+    for one in labels["annotations"]:
+        boxes[one["image_id"]].append((words[one["category_id"]], one.get("bbox")))
+    for one in labels["images"]:
+        known = truth[one["file_name"]]
+        assert one["datetime"] == datetime.fromisoformat(known["captured_at"]).strftime("%Y-%m-%d %H:%M:%S")
+        assert one["location"] == known["location"] == one["file_name"].split("/")[0]
+        expected = [(found["kind"], found["box"]) for found in known["objects"]] or [("empty", None)]
+        assert boxes[one["id"]] == expected
+        for found in known["objects"]:
+            assert found["kind"] in scenes.FAUNA.get(found["species"], ("human",))
+        sequences[one["seq_id"]].append((one["frame_num"], one["seq_num_frames"], known["event"], one["location"]))
+    for frames in sequences.values():
+        assert [frame for frame, *_ in sorted(frames)] == list(range(len(frames)))
+        assert {(count, event, place) for _, count, event, place in frames} == {(len(frames), *frames[0][2:])}
+    assert len({one["species"] for known in truth.values() for one in known["objects"]}) >= 6
+
+
+def test_label_files_say_what_the_truth_says(labelled):
+    truth = json.loads((labelled / "images" / "train" / "truth.json").read_text(encoding="utf-8"))["photos"]
+    names = [*sorted(scenes.FAUNA), "Person"]
+    for photo in truth:
+        text = (labelled / "labels" / "train" / photo["path"]).with_suffix(".txt").read_text(encoding="utf-8")
+        said = [line.split() for line in text.splitlines()]
+        assert [names[int(row[0])] for row in said] == [one["species"] or "Person" for one in photo["objects"]]
+        for (_, *values), found in zip(said, photo["objects"], strict=True):
+            cx, cy, w, h = np.array(values, float) * (photo["width"], photo["height"], photo["width"], photo["height"])
+            assert np.abs(np.array((cx - w / 2, cy - h / 2, w, h)) - found["box"]).max() < 0.01
 
 
 def test_sample_files_and_truth_name_each_other(sample, truth):

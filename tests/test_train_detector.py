@@ -85,7 +85,7 @@ def test_a_training_leaves_a_model_that_says_all_of_itself(trained, folder: Path
     header = read_header(Path(model["file"]))
     assert header["names"] == list(NAMES) and header["input_size"] == 64 and header["shown"] == 0.25
     assert header["classes"] == {name: {"category": "animal", "species": name} for name in NAMES}
-    assert header["training"]["recipe"] == {"name": "shapes", "burst": 3}
+    assert header["training"]["recipe"] == {"settings": {"recipe": {"name": "shapes", "burst": 3}}}
     assert header["training"]["locations"] == ["train ridge 0", "train ridge 1"]
     assert header["training"]["settings"]["epochs"] == EPOCHS
     examined = header["metrics"]["examination"]
