@@ -29,7 +29,7 @@ def write_folder(folder: Path, counts: Mapping[str, int] = COUNTS, located: bool
             (folder / "labels" / part / f"{part}{i}.txt").write_text(line)
             rows.append((f"{part}{i}.jpg", part, f"{part} ridge {i % 2}"))
     (folder / "data.yaml").write_text(f"path: .\nnames: [{', '.join(NAMES)}]\ndownload: raise SystemExit(3)\n")
-    (folder / "recipe.json").write_text(json.dumps({"name": "shapes", "burst": 3}))
+    (folder / "recipe.json").write_text(json.dumps({"settings": {"recipe": {"name": "shapes", "burst": 3}}}))
     if located:
         write_places(folder, rows)
     return folder
