@@ -102,7 +102,6 @@ class Import:
     run_id: int
     earlier: list[int]  # sources at which files were awaited before
     dropped: Dropped = field(default_factory=Dropped)
-    photos: int = 0
     at_hand: int = 0
     new: int = 0
     deployments: dict[str | bytes, int] = field(default_factory=dict)  # by location or folder
@@ -218,7 +217,6 @@ def relative_path(root: Path, text: str) -> bytes | None:
 
 def look_up(work: Import, photos: list[Photo]) -> list[Photo]:
     """The photos with their files, where these are at hand, and what the catalog knows of them."""
-    work.photos += len(photos)
     paths = [one.relative for one in photos]
     rows = work.catalog.told_files(work.place.source_id, work.run_id, paths)
     for source_id in work.earlier:

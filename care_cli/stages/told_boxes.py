@@ -63,8 +63,8 @@ def place(
             found.append(Detection(placed, box.confidence, box.label, box.category, box.species))
     found += [Detection(person, 1.0, "person", "person") for person in people]
     kept = sorted(found, key=lambda one: -one.confidence) if _apart(found) else settle(found)
-    if merged := len(found) - len(kept) - len(people):
-        dropped.add(SAME, told.file, max(merged, 0), fault=False)
+    if (merged := len(found) - len(kept) - len(people)) > 0:
+        dropped.add(SAME, told.file, merged, fault=False)
     return Placed(tuple(kept))
 
 
