@@ -8,16 +8,19 @@ from pathlib import Path
 import catalogs
 import numpy as np
 import pytest
+from PIL import Image
 from test_cli import runner
 
 from care_cli.catalog import Catalog
 from care_cli.checkpoints import read_header
 from care_cli.decisions import Decision
+from care_cli.encoders import save_embedder
 from care_cli.errors import CareError
 from care_cli.records import NamedPoint
 from care_cli.stages import train, trained
 from care_cli.stages.train import examined
 from care_cli.stages.train_settings import overrides
+from tests.miniatures import SMALL_CLIP, small_clip
 
 ANIMALS, SIGHTINGS = 12, 3
 BOX = (100.0, 60.0, 90.0, 60.0)  # px
@@ -101,6 +104,34 @@ def test_ckpe_learns_from_the_points_there_are(care, survey):
     header = read_header(Path(done.json["models"][0]["file"]))
     assert header["keypoints"]["names"] == ["left_eye", "nose", "right_eye"]
     assert header["keypoints"]["mirrors"] == {"left_eye": "right_eye", "right_eye": "left_eye"}
+
+
+@pytest.mark.parametrize("method", ["clip-ft", "clip-reid", "care", "transreid", "adafreq"])
+def test_methods_of_papers_go_from_names_to_answers(care, survey, tmp_path, method):
+    """Trained, indexed, examined and asked."""
+    if method in ("transreid", "adafreq"):
+        begin = ["--weights", "none", "--backbone", "test_vit", "--size", "48"]
+        begin += ["--set", "frequency.tokens=5"] if method == "adafreq" else ["--set", "drop_path=0"]
+    else:
+        path = tmp_path / "clip.safetensors"
+        save_embedder(small_clip(), path, {"method": "clip", "architecture": "care_clip", "options": SMALL_CLIP,
+                                           "input_size": (64, 32), "mean": [0.5] * 3, "std": [0.5] * 3})  # fmt: skip
+        begin = ["--weights", str(path), "--size", "64x32", "--set", "text.epochs=2", "--set", "text.batch=8"]
+    done = care("train", "--method", method, "--name", "mine", *begin, "--epochs", "2", "--batch", "4x2", "--val",
+                "0.2", "--learning-rate", "1e-3", "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    header = read_header(Path(done.json["models"][0]["file"]))
+    assert header["method"] == method and header["training"]["settings"]["method"] == method
+    assert (survey.with_name("care.models") / "mine" / "prototypes.safetensors").exists() == (
+        method in ("clip-reid", "care")
+    )
+    assert care("index", "--model", "mine", "--json").json["crops"] == ANIMALS * SIGHTINGS
+    examined = care("evaluate", "--model", "mine", "--json").json["rows"][0]["metrics"]
+    assert 0 < examined["mAP"]["mean"] <= 1
+    photo = tmp_path / "new.png"
+    Image.new("RGB", (catalogs.WIDTH, catalogs.HEIGHT), (200, 90, 40)).save(photo)
+    [answer] = care("identify", str(photo), "--whole", "--model", "mine", "--top", "3", "--json").json["photos"]
+    assert len({one["individual"] for one in answer["crops"][0]["candidates"]}) == 3
 
 
 # -- bad input
