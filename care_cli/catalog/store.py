@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlite_utils import Database
 
 from care_cli.catalog.migrations import MIGRATIONS, statements
-from care_cli.errors import CareError
+from care_cli.errors import CareError, NotBegunError
 
 APPLICATION_ID = 0x43415245  # 'CARE', in the file's header
 BUSY_S = 60  # how long to wait for another process's transaction
@@ -41,7 +41,7 @@ class Store:
         self.path = Path(path)
         self.notice = notice
         if not self.path.exists() and not create:
-            raise CareError(
+            raise NotBegunError(
                 f"There is no catalog at {self.path}. Run `care detect FOLDER` to begin one, "
                 "or name another with --catalog."
             )
@@ -66,7 +66,7 @@ class Store:
             self.db = Database(connection)
             new = self._check_format()
             if new and not create:
-                raise CareError(
+                raise NotBegunError(
                     f"{self.path} is empty. Run `care detect FOLDER` to begin a catalog in it, "
                     "or name another with --catalog."
                 )

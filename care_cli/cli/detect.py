@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,7 +108,7 @@ def detect(
     chosen = find(ctx, model) if model else registry.default(f"detect:{device[:4]}")
     require_photos(cfg.paths)  # what is wrong is said before a catalog is begun
     if dry_run:
-        with output.open_catalog(ctx) if ctx.obj.catalog.exists() else nullcontext() as catalog:
+        with output.standing_catalog(ctx) as catalog:
             plan = preview(catalog, cfg, chosen)
         show_preview(ctx, plan)
         raise typer.Exit(1 if plan["unreadable"] else 0)
@@ -134,7 +133,7 @@ def find(ctx: typer.Context, model: str) -> ModelSpec:
     """The detector of a name: one trained in the catalog, where there is one, or the registry's; or of a file."""
     from care_cli.stages import trained
 
-    with output.open_catalog(ctx) if ctx.obj.catalog.exists() else nullcontext() as catalog:
+    with output.standing_catalog(ctx) as catalog:
         return trained.find(catalog, model, task="detector")
 
 

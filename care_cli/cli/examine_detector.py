@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +40,7 @@ def detector(
         model=model, data=data, part=part, known_places=known_places, image_size=image_size,
         device=choose(ctx.obj.device), engine=engine, precision=precision,
     )  # fmt: skip
-    with output.open_catalog(ctx) if ctx.obj.catalog.exists() else nullcontext() as catalog:
+    with output.standing_catalog(ctx) as catalog:
         if report is not None:
             check(catalog, report)
         seen = stage.run(catalog, cfg, output.notice(ctx))

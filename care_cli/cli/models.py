@@ -59,7 +59,7 @@ def show(
 def catalog_of(ctx: typer.Context):
     """The catalog, as a context manager; None where there is none, or none that can be opened."""
     try:
-        return output.open_catalog(ctx) if ctx.obj.catalog.exists() else nullcontext()
+        return output.standing_catalog(ctx)
     except CareError as error:
         output.notice(ctx)(f"Models that were trained in the catalog are not shown: {error}")
         return nullcontext()

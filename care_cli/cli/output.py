@@ -6,13 +6,14 @@ import csv as csv_format
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from care_cli.errors import CareError
+from care_cli.errors import CareError, NotBegunError
 
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Preset = Annotated[
@@ -64,6 +65,14 @@ def open_catalog(ctx: typer.Context, create: bool = False, examine: bool = False
     from care_cli.catalog import Catalog
 
     return Catalog(ctx.obj.catalog, create=create, examine=examine, notice=notice(ctx))
+
+
+def standing_catalog(ctx: typer.Context):
+    """The catalog as a context manager, of None where none was begun: a power cut may leave an empty file of one."""
+    try:
+        return open_catalog(ctx)
+    except NotBegunError:
+        return nullcontext()
 
 
 def emit(value: object) -> None:

@@ -45,8 +45,8 @@ def _said(classes: Mapping[str, Mapping[str, Any]]) -> str:
 def _origin(header: Mapping[str, Any]) -> str:
     training = header["training"]
     settings, begun = training["settings"], training["begun_from"]
-    settings = training["recipe"].get("settings") if isinstance(training["recipe"], dict) else None
-    recipe = (settings.get("recipe") if isinstance(settings, dict) else None) or {}
+    exported = training["recipe"].get("settings") if isinstance(training["recipe"], dict) else None
+    recipe = (exported.get("recipe") if isinstance(exported, dict) else None) or {}
     chosen = f"by the recipe {recipe['name']}" if recipe.get("name") else "in a way that is not noted"
     return (
         f"{settings['architecture']} at {settings['input_size']} px, from "

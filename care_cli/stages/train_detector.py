@@ -93,7 +93,9 @@ def training_folder(catalog: Catalog, request: DetectorRequest, models: Path) ->
         export_yolo.run(catalog, export_yolo.YoloConfig(folder, request.recipe, overwrite=True))
         return folder
     if request.data is None or request.recipe is not None:
-        raise CareError("A detector learns from a folder of labelled photos (--data), or by a recipe (--recipe).")
+        raise CareError(
+            "A detector learns from a folder of labelled photos: name it with --data, or a recipe with --recipe."
+        )
     if lies_in(models, request.data):
         raise CareError(f"{models} lies in {request.data}, to which nothing is written. Name another with --out.")
     return request.data
