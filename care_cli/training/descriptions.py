@@ -104,19 +104,22 @@ class Describer(nn.Module):
     def __init__(self, descriptions: Descriptions, text: TextTower):
         super().__init__()
         self.embedder = descriptions
+        self._similarity = how_similar(descriptions.cfg, text)
         self._text = (text,)  # a tuple, so that the frozen tower is no part of what is learned and saved
 
     def forward(self, photos: Tensor, points: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
         """Terms of the loss by name, of the photos' projected features `(B, D)` and their labels `(B,)`."""
         text = self._text[0].to(photos.device)
         described = text(*self.embedder(photos, labels))
-        scale, unit = how_similar(self.embedder.cfg, text)
-        if unit:
-            photos, described = F.normalize(photos), F.normalize(described.float())
-        return {
-            "image_to_text": contrast(photos, described, labels, scale=scale),
-            "text_to_image": contrast(described, photos, labels, scale=scale),
-        }
+        scale, unit = self._similarity
+        with torch.autocast(photos.device.type, enabled=False):  # differences of near products are delicate
+            described = described.float()
+            if unit:
+                photos, described = F.normalize(photos), F.normalize(described)
+            return {
+                "image_to_text": contrast(photos, described, labels, scale=scale),
+                "text_to_image": contrast(described, photos, labels, scale=scale),
+            }
 
     def finished(self) -> nn.Module:
         """A copy of what was learned."""
