@@ -29,7 +29,7 @@ from demo.examine_photos import CARRIED, NONE, RANDOM, TRUE, Animals, prepare
 from scenes.seeds import TEST, TRAIN, TUNE
 
 SIZE = 64  # px
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # learning rates that each row of a study is tuned over
+RATES = (1e-5, 3e-5, 1e-4, 3e-4)  # learning rates that each row of a study is tuned over
 STEM_VIT = "care_stem_vit"
 PLAIN_VIT = "vit_tiny_patch16_224"
 COMPARED = ((*TRAIN[2000:2110], *TEST[500:560]), 60, 10)  # seeds of individuals; asked, watched
