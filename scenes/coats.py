@@ -96,13 +96,32 @@ class Individual:
         return kinds[self.seed % len(kinds)]
 
     @property
+    def antlers(self) -> bool:
+        """Does it bear antlers?"""
+        return self.species == "Deer" and self.seed % 3 == 0
+
+    @property
     def body(self) -> Body:
         """The resting body."""
         if self.category == "person":
             return person()
         if self.kind in BIRDS:
             return bird(self.kind)
-        return quadruped(self.kind, antlers=self.species == "Deer" and self.seed % 3 == 0)
+        return quadruped(self.kind, antlers=self.antlers)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one flank is made of. Tones are RGB 0..255; `style` and `over` name layouts, the second lies across the
+    first and turns its tones around. All else takes the tone of the marks."""
+
+    base: tuple[float, float, float]
+    mark: tuple[float, float, float]
+    style: str  # a key of LAYOUTS
+    over: str | None
+    socks: tuple[str, ...]  # front, hind
+    tail: str  # plain | rings | end
+    face: str  # plain | hood | muzzle | cap | collar
 
 
 def make_individual(species: str, seed: int, *, symmetric: bool = True, name: str = "") -> Individual:
@@ -188,23 +207,26 @@ def _saddle(rng, u, z, marks) -> np.ndarray:
 LAYOUTS = {"stripes": _stripes, "spots": _spots, "patches": _patches, "belt": _belt, "saddle": _saddle}
 
 
-def _extremities(rng, u, z, marks) -> np.ndarray:
-    """Socks, tail, ears and face that take the other tone, each or none: `(H,W)` 0..1."""
-    mask = np.zeros_like(u)
+def _extremities(rng, u, z, marks) -> tuple[np.ndarray, dict]:
+    """Socks, tail, ears and face that take the other tone, each or none: `(H,W)` 0..1, and which (of `Look`)."""
+    mask, said = np.zeros_like(u), {"socks": (), "tail": "plain"}
     leg, neck = marks["leg"], marks["neck_x"]
     for front in (True, False):
         if rng.random() < 0.6:
             height = leg * rng.uniform(0.3, 0.95)
             here = smoothstep(u, -0.02, 0.02) if front else smoothstep(u, 0.02, -0.02)
             mask = np.maximum(mask, smoothstep(z, height + 0.02, height - 0.02) * here)
+            said["socks"] += ("front" if front else "hind",)
     tail = smoothstep(u, marks["tail_x"], marks["tail_x"] - 0.03)
     length = marks["tail_x"] - marks["tail_end"]
     if length > 0.5 and rng.random() < 0.6:
         rings = rng.integers(2, 6)
         mask = np.maximum(mask, tail * smoothstep(np.sin(u / length * 2 * np.pi * rings), -0.1, 0.1))
+        said["tail"] = "rings"
     elif rng.random() < 0.6:
         end = marks["tail_x"] - length * rng.uniform(0.1, 0.7)
         mask = np.maximum(mask, smoothstep(u, end + 0.02, end - 0.02) * tail)
+        said["tail"] = "end"
     head = smoothstep(u, neck + 0.5 * (marks["skull_x"] - neck), neck + 0.5 * (marks["skull_x"] - neck) + 0.05)
     face = rng.choice(["plain", "hood", "muzzle", "cap", "collar"])
     if face == "hood":
@@ -215,11 +237,11 @@ def _extremities(rng, u, z, marks) -> np.ndarray:
         mask = np.maximum(mask, head * smoothstep(z, marks["eye_z"] - 0.02, marks["eye_z"] + 0.02))
     elif face == "collar":
         mask = np.maximum(mask, _band(u, neck + rng.uniform(0.02, 0.1), rng.uniform(0.06, 0.14)))
-    return mask
+    return mask, said | {"face": str(face)}
 
 
-def _flank(rng, individual: Individual, u: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """The coat `(H,W,3) float32`, RGB 0..255."""
+def _flank(rng, individual: Individual, u: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, Look]:
+    """The coat `(H,W,3) float32`, RGB 0..255, and what it is made of."""
     marks = individual.body.marks
     shape = u.shape
     light, dark = (np.array(tones[rng.integers(len(tones))], np.float32) for tones in TONES[individual.species])
@@ -231,16 +253,18 @@ def _flank(rng, individual: Individual, u: np.ndarray, z: np.ndarray) -> np.ndar
     warp_z = z + 0.035 * smooth_noise(rng, shape, cells)
     style = str(rng.choice(STYLES[individual.species]))
     mask = LAYOUTS[style](rng, warp_u, warp_z, marks)
-    ends = _extremities(rng, warp_u, warp_z, marks)
+    ends, said = _extremities(rng, warp_u, warp_z, marks)
     mask = np.where(ends > 0.5, np.maximum(mask, ends), mask)
+    over = None
     if rng.random() < 0.35:
-        other = LAYOUTS[str(rng.choice(["belt", "patches", "saddle"]))](rng, warp_u, warp_z, marks)
-        mask = np.abs(mask - other)
+        over = str(rng.choice(["belt", "patches", "saddle"]))
+        mask = np.abs(mask - LAYOUTS[over](rng, warp_u, warp_z, marks))
     coat = base + (mark - base) * mask[..., None]
     pale = smoothstep(warp_z, marks["leg"] + 0.12, marks["leg"] - 0.02) * rng.uniform(0, 0.25)
     coat = coat + (light - coat) * pale[..., None]
     streaks = fractal_noise(rng, shape, (shape[0] // 3, shape[1] // 9), 2)
-    return np.clip(coat * (1 + 0.10 * streaks[..., None]), 4, 252)
+    look = Look(tuple(map(float, base)), tuple(map(float, mark)), style, over, **said)
+    return np.clip(coat * (1 + 0.10 * streaks[..., None]), 4, 252), look
 
 
 def _clothes(rng, u: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -252,10 +276,20 @@ def _clothes(rng, u: np.ndarray, z: np.ndarray) -> np.ndarray:
     return coat * (1 + 0.05 * fractal_noise(rng, u.shape, (60, 30), 2)[..., None])
 
 
-@lru_cache(maxsize=1024)
 def coat_of(individual: Individual) -> np.ndarray:
     """`(2,H,W,3) uint8`: the coat on the right and the left flank, over the body's `canvas`, z upward with
     the rows, `RESOLUTION` px for a unit."""
+    return _painted(individual)[0]
+
+
+def look_of(individual: Individual, side: str = "right") -> Look:
+    """What an animal's coat on the right or the left flank is made of."""
+    return _painted(individual)[1][side == "left"]
+
+
+@lru_cache(maxsize=1024)
+def _painted(individual: Individual) -> tuple[np.ndarray, tuple[Look | None, Look | None]]:
+    """Both flanks, right and left: the coat `(2,H,W,3) uint8`, and of animals what it is made of."""
     x0, z0, x1, z1 = individual.body.canvas
     columns, rows = int((x1 - x0) * RESOLUTION) + 1, int((z1 - z0) * RESOLUTION) + 1
     u, z = np.meshgrid(
@@ -265,14 +299,16 @@ def coat_of(individual: Individual) -> np.ndarray:
     flanks = []
     for side in range(1 if individual.symmetric else 2):
         if individual.category == "person":
-            flanks.append(_clothes(np.random.default_rng([individual.seed, 99]), u, z))
+            flanks.append((_clothes(np.random.default_rng([individual.seed, 99]), u, z), None))
         elif individual.species in SPECIES:
             rng = np.random.default_rng([individual.seed, list(SPECIES).index(individual.species), side])
             flanks.append(_flank(rng, individual, u, z))
         else:
             rng = np.random.default_rng([individual.seed, 40 + list(FAUNA).index(individual.species), side])
-            flanks.append(natural_coat(rng, individual.kind, individual.body.marks, u, z, RESOLUTION))
-    return np.stack([flanks[0], flanks[-1]]).astype(np.uint8)
+            coat = natural_coat(rng, individual.kind, individual.body.marks, u, z, RESOLUTION)
+            flanks.append((coat, None))
+    (right, said_right), (left, said_left) = flanks[0], flanks[-1]
+    return np.stack([right, left]).astype(np.uint8), (said_right, said_left)
 
 
 def look_up(individual: Individual, rest: np.ndarray) -> np.ndarray:
