@@ -35,7 +35,7 @@ class Expected:
 
     images: int = 0
     labels: Counter[str] = field(default_factory=Counter)
-    given: int = 0  # boxes that people drew
+    given: Counter[str] = field(default_factory=Counter)  # boxes that people drew, by category
     found: Counter[str] = field(default_factory=Counter)  # a detector's, by category
     looked: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -95,7 +95,7 @@ def compare(catalog: Path, expected: Expected, told: Done, found: Done) -> None:
         boxes = (
             "SELECT model_category, count(*) FROM crops JOIN runs ON runs.id = run_id WHERE command = '{}' GROUP BY 1"
         )
-        assert table(boxes.format("import-labels")) == {"animal": expected.given}
+        assert table(boxes.format("import-labels")) == dict(expected.given)
         assert table(boxes.format("detect")) == dict(expected.found)
         [[looked]] = db.execute(
             "SELECT count(*) FROM run_images JOIN runs ON runs.id = run_id WHERE command = 'detect'"
@@ -151,7 +151,7 @@ def _annotations(number: int, label: int, labels: list[str], expected: Expected)
     box = ""
     if number % EVERY["box"] == 0:
         box = ', "bbox": [10, 20, 30, 40]'
-        expected.given += 1
+        expected.given["person" if labels[label] == "human" else "animal"] += 1
     else:
         expected.labels[labels[label]] += 1
     yield f'{{"id": "a{number}", "image_id": "{number:032x}", "category_id": {label}{box}}}'

@@ -129,8 +129,13 @@ class LabelsTable:
 
     # -- what a recipe asks
 
-    def labelled_page(self, after: int, limit: int) -> list[dict]:
-        """`limit` images with an id above `after`, by id.
+    def image_ids(self, after: int, limit: int) -> list[int]:
+        """`limit` ids of images above `after`, in order."""
+        rows = self.rows("SELECT id FROM images WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+        return [row["id"] for row in rows]
+
+    def told_images(self, image_ids: Iterable[int]) -> list[dict]:
+        """Facts of images that training rests on, by id.
 
         Fields: id, path, location (site, else deployment), camera (deployment), taken_at, burst_id, lighting, state,
         width, height, sha256.
@@ -139,8 +144,8 @@ class LabelsTable:
             "SELECT images.id, coalesce(site, deployment) AS location, deployment AS camera, taken_at, burst_id, "
             "lighting, state, width, height, sha256, (SELECT path FROM image_files WHERE image_id = images.id "
             "ORDER BY gone_at IS NOT NULL, id LIMIT 1) AS path FROM timed_images AS images "
-            "WHERE images.id > ? ORDER BY images.id LIMIT ?",
-            (after, limit),
+            "WHERE images.id IN (SELECT value FROM json_each(?)) ORDER BY images.id",
+            (json.dumps(list(image_ids)),),
         )
 
     def image_labels(self, image_ids: Iterable[int]) -> list[dict]:

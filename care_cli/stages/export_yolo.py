@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,46 +116,59 @@ def by_recipe(catalog: Catalog, recipe: Recipe, detect_run: int) -> Plan:
     Boxes that people drew and labels are those of all imports; a detector's boxes are those of one run.
     """
     left_out: Counter[str] = Counter()
-    found: list[Exported] = []
+    ids: list[int] = []
     candidates: list[Candidate] = []
-    for row, photo in known_photos(catalog, detect_run, recipe.people):
+    same: dict = {}  # one object for what many candidates have in common
+    for row, photo in known_photos(catalog, detect_run, recipe, every_image(catalog)):
         verdict = judge(photo, recipe)
         if not verdict.taken:
             left_out[verdict.reason] += 1
             continue
-        found.append(exported(row, "", verdict.boxes))
-        classes = frozenset(number for number, *_ in verdict.boxes)
-        camera = photo.camera or photo.location
-        candidates.append(Candidate(photo.key, classes, photo.location, camera, photo.taken_at, photo.burst))
+        ids.append(row["id"])
+        common = frozenset(number for number, *_ in verdict.boxes), photo.location, photo.camera or photo.location
+        classes, location, camera = (same.setdefault(one, one) for one in common)
+        candidates.append(Candidate(photo.key, classes, location, camera, photo.taken_at, photo.burst))
     reasons = thin(candidates, recipe)
     left_out.update(reason for reason in reasons if reason not in (KEPT, EMPTY))
     kept = [i for i, reason in enumerate(reasons) if reason in (KEPT, EMPTY)]
     if not kept:
         why = ", ".join(f"{reason}: {count}" for reason, count in left_out.most_common(5)) or "the catalog is empty"
         raise CareError(f"Recipe {recipe.name} takes none of the photos ({why}). Import labels and boxes first.")
-    divided = zip(kept, parts([candidates[i] for i in kept], recipe), strict=True)
-    photos = [replace(found[i], part=part) for i, part in divided]
+    divided = parts([candidates[i] for i in kept], recipe)
+    part_of = {ids[i]: part for i, part in zip(kept, divided, strict=True)}
+    del candidates, ids, reasons  # there may be millions
+    photos = [
+        exported(row, part_of[row["id"]], judge(photo, recipe).boxes)
+        for row, photo in known_photos(catalog, detect_run, recipe, batches(part_of, PAGE))
+    ]
     photos.sort(key=lambda one: (one.part, one.source, one.sha256 or ""))
     return Plan(photos, recipe.names, left_out)
 
 
-def known_photos(catalog: Catalog, detect_run: int, people: float) -> Iterator[tuple[dict, KnownPhoto]]:
-    """Every image of the catalog with what is told of it, page by page.
-
-    A person's box counts whichever run found it, from confidence `people`, and whoever said it.
-    """
+def every_image(catalog: Catalog) -> Iterator[list[int]]:
+    """Ids of all images, page by page."""
     after = 0
-    while rows := catalog.labelled_page(after, PAGE):
-        after = rows[-1]["id"]
-        ids = [row["id"] for row in rows]
-        looked, persons = catalog.dealt_with(detect_run, ids), catalog.people(ids, people)
+    while ids := catalog.image_ids(after, PAGE):
+        after = ids[-1]
+        yield ids
+
+
+def known_photos(
+    catalog: Catalog, detect_run: int, recipe: Recipe, pages: Iterable[list[int]]
+) -> Iterator[tuple[dict, KnownPhoto]]:
+    """Images with what is told of them, page by page of their ids.
+
+    A person's box counts whichever run found it, as surely as the recipe says, and whoever said it.
+    """
+    for ids in pages:
+        looked, persons = catalog.dealt_with(detect_run, ids), catalog.people(ids, recipe.people)
         labels: dict[int, list] = {}
         for told in catalog.image_labels(ids):
             labels.setdefault(told["image"], []).append((told["label"], bool(told["of_sequence"])))
         boxes: dict[int, list] = {}
         for told in catalog.boxes_of(ids, detect_run):
             boxes.setdefault(told["image"], []).append(told)
-        for row in rows:
+        for row in catalog.told_images(ids):
             size = (row["width"], row["height"]) if row["width"] and row["height"] else None
             known = [known_box(box, size) for box in boxes.get(row["id"], ())]
             known += [KnownBox(box, "person", 1.0) for box in persons.get(row["id"], ())]
@@ -205,12 +218,10 @@ def as_they_are(catalog: Catalog, cfg: YoloConfig, detect_run: int) -> Plan:
         boxes.setdefault(row["image"], []).append(row)
     names = sorted({row["species"] or row["category"] for its in boxes.values() for row in its})
     left_out: Counter[str] = Counter()
-    photos, after = [], 0
-    while rows := catalog.labelled_page(after, PAGE):
-        after = rows[-1]["id"]
-        ids = [row["id"] for row in rows]
+    photos = []
+    for ids in every_image(catalog):
         looked, persons = catalog.dealt_with(detect_run, ids), catalog.people(ids, PERSON)
-        for row in rows:
+        for row in catalog.told_images(ids):
             its = boxes.get(row["id"], [])
             if row["state"] == "unreadable":
                 left_out["it cannot be read"] += 1
