@@ -39,7 +39,7 @@ OPTIONS = {
     "embed_dim": 128,
     "vision_image_size": SIZE, "vision_patch_size": 8,
     "vision_width": 128, "vision_layers": 4, "vision_head_width": 32,
-    "text_context_length": 44, "text_vocab_size": 49408,
+    "text_context_length": 32, "text_vocab_size": 49408,
     "text_width": 128, "text_heads": 4, "text_layers": 3,
 }  # fmt: skip
 KNOWN, HELD_OUT = TRAIN[2300:], TUNE[800:]  # seeds of individuals to learn from, and to be asked about

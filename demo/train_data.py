@@ -1,4 +1,4 @@
-"""What the demo models learn from: rendered chips of many individuals, and rendered photos with boxes."""
+"""What the demo models learn from: rendered chips of many individuals, and rendered surveys with labels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from scenes import FAUNA, SPECIES, make_individual, render_chip, shoot_place, write_labels
+from scenes import SPECIES, make_individual, render_chip, shoot_place, write_labels
 
-CLASSES = {name: {"category": "animal", "species": name} for name in FAUNA} | {"Person": {"category": "person"}}
 PHOTO_SIZE = (640, 480)  # px
 VISITS_A_PLACE = 15  # of which about a half leave more than one photo
 LONGEST = 160  # px, of a chip before it is squashed
@@ -54,27 +53,6 @@ def render_survey(
     records = [record for card in in_processes(shoot, places, f"places in {out.name}") for record in card]
     write_labels(out, records, places=[int(place) for place in places])
     return records
-
-
-def render_photos(
-    folder: Path, part: str, places: Sequence[int], animals: Sequence[int], visits: int = VISITS_A_PLACE
-) -> int:
-    """One part of an Ultralytics training folder: a survey in `images/part`, its label files in `labels/part`;
-    returns the number of photos."""
-    records = render_survey(folder / "images" / part, places, animals, visits)
-    for record in records:
-        path = (folder / "labels" / part / record["path"]).with_suffix(".txt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(map(_label, record["objects"])), encoding="utf-8")
-    return len(records)
-
-
-def _label(found: dict[str, Any]) -> str:
-    x, y, w, h = found["box"]
-    number = list(CLASSES).index(found["species"] or "Person")
-    width, height = PHOTO_SIZE
-    values = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
-    return f"{number} " + " ".join(f"{value:.6f}" for value in values) + "\n"
 
 
 def in_processes(work: partial, seeds: Sequence[int], what: str) -> list:

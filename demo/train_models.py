@@ -9,6 +9,7 @@ Writes demo-detector.safetensors, demo-embedder.safetensors and the folder demo-
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -19,26 +20,28 @@ import numpy as np
 from tqdm import tqdm
 
 from care_cli.backbones import STEM_VIT
+from care_cli.checkpoints import read_header
 from care_cli.detectors import load_detector
 from care_cli.embedders import load_embedder
 from care_cli.encoders import save_embedder
 from care_cli.matching import Thresholds
 from care_cli.records import ModelSpec
 from care_cli.weights import file_sha256
-from care_cli.yolo import save_detector
+from care_cli.yolo import load_model, save_detector
 from demo import train_diffusion
 from demo.carry import Carrier
+from demo.chain import Chain
 from demo.open_set import ask, figures, fix_thresholds, sightings
-from demo.train_data import CLASSES, render_chips, render_photos
+from demo.train_data import render_chips, render_survey
 from demo.train_diffusion import Recipe, make_diffusion
 from scenes import SPECIES
 from scenes.seeds import TEST, TRAIN, TUNE
 
 if TYPE_CHECKING:  # training loads torch, which the processes that render do without
     from care_cli.training.config import TrainConfig
-    from care_cli.training.detector import DetectorConfig
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "weights"
+DETECTOR_RECIPE = Path(__file__).resolve().parent / "detector.toml"
 ARCHITECTURE = STEM_VIT
 OPTIONS = {"img_size": 64, "widths": [24, 48, 96, 160], "depth": 2, "num_heads": 5}
 SHOWN = 0.3  # confidence from which the demo detector's boxes are shown
@@ -50,8 +53,8 @@ PURPOSE = "for CARE's demo and tests on rendered animals; not for the field"
 class Plan:
     """How much is rendered and learned; what takes 60 minutes on two cores."""
 
-    places: int = 100  # locations whose photos, about 23 of each, train the detector
-    epochs: int = 13
+    places: int = 150  # locations of the detector's survey, 15 visits at each
+    epochs: int = 16
     individuals: int = 640  # whose chips train the embedder
     chips: int = 12  # of each
     steps: int = 3000
@@ -92,47 +95,37 @@ def main() -> None:
 
 
 def make_detector(plan: Plan, work: Path, path: Path) -> Path:
-    """Render photos, train YOLO11n on them, write it to `path`."""
-    from care_cli.training.detector import DetectorConfig, train_detector
-    from care_cli.training.labelled_photos import read_folder
-
-    photos = render_photos(work, "train", TRAIN[: plan.places], TRAIN[1000:2000])
-    render_photos(work, "val", TUNE[900 : 900 + max(2, plan.places // 8)], TUNE[500:600])
-    cfg = DetectorConfig(
-        input_size=320,
-        epochs=plan.epochs,
-        patience=0,
-        nominal_batch=None,
-        optimizer="AdamW",
-        learning_rate=2e-3,
-        cosine=True,
-        warmup_epochs=0.5,
-        close_mosaic=max(1, plan.epochs // 4),
-        shown=SHOWN,
-    )
-    trained = train_detector(read_folder(work, names=list(CLASSES)), cfg, work / "training", report=_say_epoch)
-    save_detector(trained.model, path, detector_header(plan, photos, cfg, trained.metrics))
-    print("detector:", trained.metrics)
+    """Render a labelled survey, train YOLO11n on what the recipe takes of it, and write it to `path`: the commands that
+    anyone trains a detector with."""
+    survey = work / "survey"
+    render_survey(survey, TRAIN[: plan.places], TRAIN[1000:2000])
+    care = Chain(work / "survey.db", echo=True)
+    care.care("import", "labels", survey / "labels.json", "--images", survey)
+    settings = detector_settings(plan)
+    asked = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    care.care("train", "--method", "detector", "--recipe", DETECTOR_RECIPE, "--name", "detector", "--out", work, *asked)
+    trained = work / "detector.safetensors"
+    header = read_header(trained)
+    seeds = {"locations": _span(TRAIN[: plan.places]), "individuals": _span(TRAIN[1000:2000])}
+    training = header["training"] | {"on": "rendered scenes alone", "seeds": seeds}
+    own = {"name": "demo-detector", "purpose": PURPOSE, "training": training}
+    save_detector(load_model(trained, header), path, header | own)
     return path
 
 
-def detector_header(plan: Plan, photos: int, cfg: DetectorConfig, metrics: dict[str, float]) -> dict[str, Any]:
-    """All that a user of the weights needs, and how they came about."""
-    training = {
-        "photos": photos,
-        "locations": _span(TRAIN[: plan.places]),
-        "individuals": _span(TRAIN[1000:2000]),
-    }
+def detector_settings(plan: Plan) -> dict[str, Any]:
+    """What differs from the defaults of `care train --method detector`, which are for a training of days."""
     return {
-        "architecture": cfg.architecture,
-        "names": list(CLASSES),
-        "classes": CLASSES,
-        "input_size": cfg.input_size,
+        "input_size": 320,
+        "epochs": plan.epochs,
+        "patience": 0,
+        "nominal_batch": None,
+        "optimizer": "AdamW",
+        "learning_rate": 2e-3,
+        "cosine": True,
+        "warmup_epochs": 0.5,
+        "close_mosaic": max(1, plan.epochs // 4),
         "shown": SHOWN,
-        "licence": LICENCE,
-        "purpose": PURPOSE,
-        "training": asdict(cfg) | training,
-        "metrics": metrics | {"on": "rendered photos of other animals at other locations"},
     }
 
 
@@ -252,10 +245,6 @@ def examine(
 
 def _span(seeds: range) -> str:
     return f"seeds {seeds[0]} to {seeds[-1]}"
-
-
-def _say_epoch(epoch: int, metrics: dict[str, float]) -> None:
-    print(f"detector, epoch {epoch}: {metrics}", flush=True)
 
 
 def _progress(steps: int):

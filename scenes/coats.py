@@ -112,16 +112,10 @@ class Individual:
 
 @dataclass(frozen=True)
 class Look:
-    """What one flank is made of. Tones are RGB 0..255; `style` and `over` name layouts, the second lies across the
-    first and turns its tones around. All else takes the tone of the marks."""
+    """What one flank is made of."""
 
-    base: tuple[float, float, float]
-    mark: tuple[float, float, float]
-    style: str  # a key of LAYOUTS
-    over: str | None
-    socks: tuple[str, ...]  # front, hind
-    tail: str  # plain | rings | end
-    face: str  # plain | hood | muzzle | cap | collar
+    base: tuple[float, float, float]  # RGB 0..255
+    style: str  # of the marks: a key of LAYOUTS
 
 
 def make_individual(species: str, seed: int, *, symmetric: bool = True, name: str = "") -> Individual:
@@ -207,26 +201,23 @@ def _saddle(rng, u, z, marks) -> np.ndarray:
 LAYOUTS = {"stripes": _stripes, "spots": _spots, "patches": _patches, "belt": _belt, "saddle": _saddle}
 
 
-def _extremities(rng, u, z, marks) -> tuple[np.ndarray, dict]:
-    """Socks, tail, ears and face that take the other tone, each or none: `(H,W)` 0..1, and which (of `Look`)."""
-    mask, said = np.zeros_like(u), {"socks": (), "tail": "plain"}
+def _extremities(rng, u, z, marks) -> np.ndarray:
+    """Socks, tail, ears and face that take the other tone, each or none: `(H,W)` 0..1."""
+    mask = np.zeros_like(u)
     leg, neck = marks["leg"], marks["neck_x"]
     for front in (True, False):
         if rng.random() < 0.6:
             height = leg * rng.uniform(0.3, 0.95)
             here = smoothstep(u, -0.02, 0.02) if front else smoothstep(u, 0.02, -0.02)
             mask = np.maximum(mask, smoothstep(z, height + 0.02, height - 0.02) * here)
-            said["socks"] += ("front" if front else "hind",)
     tail = smoothstep(u, marks["tail_x"], marks["tail_x"] - 0.03)
     length = marks["tail_x"] - marks["tail_end"]
     if length > 0.5 and rng.random() < 0.6:
         rings = rng.integers(2, 6)
         mask = np.maximum(mask, tail * smoothstep(np.sin(u / length * 2 * np.pi * rings), -0.1, 0.1))
-        said["tail"] = "rings"
     elif rng.random() < 0.6:
         end = marks["tail_x"] - length * rng.uniform(0.1, 0.7)
         mask = np.maximum(mask, smoothstep(u, end + 0.02, end - 0.02) * tail)
-        said["tail"] = "end"
     head = smoothstep(u, neck + 0.5 * (marks["skull_x"] - neck), neck + 0.5 * (marks["skull_x"] - neck) + 0.05)
     face = rng.choice(["plain", "hood", "muzzle", "cap", "collar"])
     if face == "hood":
@@ -237,7 +228,7 @@ def _extremities(rng, u, z, marks) -> tuple[np.ndarray, dict]:
         mask = np.maximum(mask, head * smoothstep(z, marks["eye_z"] - 0.02, marks["eye_z"] + 0.02))
     elif face == "collar":
         mask = np.maximum(mask, _band(u, neck + rng.uniform(0.02, 0.1), rng.uniform(0.06, 0.14)))
-    return mask, said | {"face": str(face)}
+    return mask
 
 
 def _flank(rng, individual: Individual, u: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, Look]:
@@ -253,17 +244,16 @@ def _flank(rng, individual: Individual, u: np.ndarray, z: np.ndarray) -> tuple[n
     warp_z = z + 0.035 * smooth_noise(rng, shape, cells)
     style = str(rng.choice(STYLES[individual.species]))
     mask = LAYOUTS[style](rng, warp_u, warp_z, marks)
-    ends, said = _extremities(rng, warp_u, warp_z, marks)
+    ends = _extremities(rng, warp_u, warp_z, marks)
     mask = np.where(ends > 0.5, np.maximum(mask, ends), mask)
-    over = None
     if rng.random() < 0.35:
-        over = str(rng.choice(["belt", "patches", "saddle"]))
-        mask = np.abs(mask - LAYOUTS[over](rng, warp_u, warp_z, marks))
+        over = LAYOUTS[rng.choice(["belt", "patches", "saddle"])]
+        mask = np.abs(mask - over(rng, warp_u, warp_z, marks))
     coat = base + (mark - base) * mask[..., None]
     pale = smoothstep(warp_z, marks["leg"] + 0.12, marks["leg"] - 0.02) * rng.uniform(0, 0.25)
     coat = coat + (light - coat) * pale[..., None]
     streaks = fractal_noise(rng, shape, (shape[0] // 3, shape[1] // 9), 2)
-    look = Look(tuple(map(float, base)), tuple(map(float, mark)), style, over, **said)
+    look = Look(tuple(map(float, base)), style)
     return np.clip(coat * (1 + 0.10 * streaks[..., None]), 4, 252), look
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,9 @@ from care_cli import recipes
 from care_cli.errors import CareError
 from care_cli.recipes import selection
 from care_cli.recipes.selection import Candidate, KnownBox, KnownPhoto, bursts_of, judge, parts, thin
+from scenes import FAUNA
 
+ROOT = Path(__file__).resolve().parent.parent
 NZ = recipes.load("nz-trailcams-15")
 CLASSES = ["Bird", "Cat", "Deer", "Dog", "Ferret", "Goat", "Hedgehog", "Kiwi", "Lagomorph", "Livestock", "Pig",
            "Possum", "Rodent", "Stoat", "Wallaby"]  # fmt: skip
@@ -115,6 +118,24 @@ def test_all_sure_boxes_get_the_label_and_drawn_ones_win_over_detected_ones():
     assert other[1] == pytest.approx((0.5, 0.5, 0.5, 0.2))  # clipped
     drawn = known("stoat", boxes=[animal(0.3), animal(0.95, (0, 0, 0.1, 0.1)), animal(1.0, label="Stoat", given=True)])
     assert judge(drawn, NZ).boxes == ((13, BOX, 1.0),)
+
+
+def test_people_are_learned_as_drawn_by_a_recipe_with_a_class_for_them():
+    with_people = replace(NZ, classes={**NZ.classes, "Person": ("human",)}, dropped=("weasel",))
+    drawn, found = KnownBox(BOX, "person", 1.0, given=True), KnownBox(BOX, "person", 0.9)
+    cat, vehicle = animal(label="cat", given=True), KnownBox(BOX, "vehicle", 1.0, given=True)
+    person, cats = (15, BOX, 1.0), (CLASSES.index("Cat"), BOX, 0.9)
+    assert judge(known(boxes=[drawn, cat]), with_people).boxes == (person, cats)
+    assert judge(known(boxes=[drawn, found]), with_people).boxes == (person,)  # what a detector says is not needed
+    for boxes in ([found], [drawn, vehicle], [cat, vehicle]):
+        assert judge(known("human", boxes=boxes), with_people).reason == selection.PEOPLE
+    assert judge(known(boxes=[drawn, cat]), NZ).reason == selection.PEOPLE
+
+
+def test_the_demo_learns_the_fifteen_classes_and_people():
+    demo = recipes.load(str(ROOT / "demo" / "detector.toml"))
+    assert demo.names == [*CLASSES, "Person"]
+    assert demo.classes == FAUNA | {"Person": ("human",)}
 
 
 def test_labels_of_sequences_count_when_that_is_wanted_and_empty_ones_always():

@@ -96,7 +96,8 @@ class Candidate:
 def judge(photo: KnownPhoto, recipe: Recipe) -> Verdict:
     """What one photo is good for.
 
-    1. Damaged photos, those of no known location, and those on which a person or vehicle may be are left out.
+    1. Damaged photos, those of no known location, and those on which a person or vehicle may be are left out; people
+       are learned only as people drew them, by a recipe with a class for them.
     2. Boxes that people drew count instead of a detector's; each is of its own species, and all must be known.
     3. Else the photo's label is that of all sure boxes: one species, no doubtful box, at least one sure one.
     4. A photo that is said to be empty is taken as such when no box contradicts.
@@ -105,11 +106,11 @@ def judge(photo: KnownPhoto, recipe: Recipe) -> Verdict:
         return Verdict(DAMAGED)
     if photo.location is None:
         return Verdict(NO_LOCATION)
-    if any(box.category != "animal" and (box.given or box.confidence >= recipe.people) for box in photo.boxes):
+    given = [box for box in photo.boxes if box.given]
+    if any(_bars(box, recipe, bool(given)) for box in photo.boxes):
         return Verdict(PEOPLE)
     said = {plain(label) for label, of_sequence in photo.labels if recipe.sequence_labels or not of_sequence}
     said |= {word for label, _ in photo.labels if (word := plain(label)) in recipe.nothing}
-    given = [box for box in photo.boxes if box.given]
     if given:
         return _drawn(given, said, photo, recipe)
     if not said:
@@ -122,11 +123,19 @@ def judge(photo: KnownPhoto, recipe: Recipe) -> Verdict:
     return _found(said.pop(), photo, recipe)
 
 
+def _bars(box: KnownBox, recipe: Recipe, drawn: bool) -> bool:
+    """Is its photo left out, as one of a person or vehicle? `drawn`: people drew boxes on the photo."""
+    if box.category == "animal" or (drawn and box.category in recipe.numbers):
+        return False
+    return box.given or box.confidence >= recipe.people
+
+
 def _drawn(given: list[KnownBox], said: set[str], photo: KnownPhoto, recipe: Recipe) -> Verdict:
-    """Boxes that people drew, each of its own species."""
-    if any(box.label is None for box in given):
+    """Boxes that people drew, each of its own species; one of a person or vehicle is of that category."""
+    named = [box.label if box.category == "animal" else box.category for box in given]
+    if any(label is None for label in named):
         return Verdict(NAMELESS)
-    words = [plain(box.label) for box in given]
+    words = list(map(plain, named))
     if said & recipe.nothing:
         return Verdict(CONTRADICTION)
     for word in words:
