@@ -77,8 +77,11 @@ def test_a_model_is_trained_kept_and_used_at_once(care, survey):
     header = read_header(Path(model["file"]))
     assert Path(model["file"]) == survey.with_name("care.models") / "reds.safetensors"
     assert header["name"] == "reds" and header["method"] == "vit" and header["crop_mode"] == "squash"
-    assert header["metrics"]["validation"] == model["metrics"]["validation"]
-    assert 0 <= model["metrics"]["validation"]["top1"] <= 1
+    reached = model["metrics"]["validation"]
+    assert header["metrics"]["validation"] == reached and 0 <= reached["top1"] <= 1
+    card = " ".join(Path(model["card"]).read_text(encoding="utf-8").split())
+    assert card.startswith("# reds ") and "the CKPE paper calls" in card and "from random weights" in card
+    assert f"1.5 epochs over {8 * SIGHTINGS} crops of 8 animals" in card and f"top1 {reached['top1']:.3f}" in card
     with Catalog(survey) as catalog:
         parts = catalog.split_parts("default")
         learned = {hashlib.sha256(jpeg).hexdigest() for crop, jpeg in catalog.pixels(parts).items()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-WIDTH = 116  # characters of a line
+from care_cli.stages.cards import number, table, wrapped
 
 
 def card(header: Mapping[str, Any]) -> str:
@@ -14,16 +13,16 @@ def card(header: Mapping[str, Any]) -> str:
     training, examined = header["training"], header["metrics"]["examination"]
     blocks = [
         f"# {header['name']}",
-        _wrapped(f"**What for.** {_purpose(header)}"),
-        _wrapped(f"**What it says.** {_said(header['classes'])}"),
-        _wrapped(f"**Shown from** confidence {header['shown']:g}; photos are seen at {header['input_size']} px."),
-        _wrapped(f"**How it came about.** {_origin(header)}"),
-        "\n".join(_table(training["parts"], ("part", "photos", "empty", "boxes", "locations"))),
-        *([_wrapped(" ".join(training["remarks"]))] if training["remarks"] else []),
-        _wrapped(f"**What it reaches.** {_reached(examined)}"),
-        "\n".join(_table(examined["classes"], ("class", "true", "recall", "precision", "AP50", "AP50_95"))),
-        _wrapped(_lights(examined["lighting"])),
-        _wrapped(f"**Licence.** {header['licence']}, by Ultralytics' trainer and graph. Weights as safetensors."),
+        wrapped(f"**What for.** {_purpose(header)}"),
+        wrapped(f"**What it says.** {_said(header['classes'])}"),
+        wrapped(f"**Shown from** confidence {header['shown']:g}; photos are seen at {header['input_size']} px."),
+        wrapped(f"**How it came about.** {_origin(header)}"),
+        table(training["parts"], ("part", "photos", "empty", "boxes", "locations")),
+        *([wrapped(" ".join(training["remarks"]))] if training["remarks"] else []),
+        wrapped(f"**What it reaches.** {_reached(examined)}"),
+        table(examined["classes"], ("class", "true", "recall", "precision", "AP50", "AP50_95")),
+        wrapped(_lights(examined["lighting"])),
+        wrapped(f"**Licence.** {header['licence']}, by Ultralytics' trainer and graph. Weights as safetensors."),
     ]
     return "\n\n".join(blocks) + "\n"
 
@@ -77,22 +76,3 @@ def _lights(lights: Mapping[str, Mapping[str, Any]]) -> str:
         if figures["photos"]
     ]
     return f"By light: {'; '.join(said)}."
-
-
-def number(value: float | None) -> str:
-    """A figure as it is read; a dash for none."""
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
-    cells = [[_cell(row[column]) for column in columns] for row in rows]
-    heading = [column.replace("_", "-") for column in columns]
-    return [f"| {' | '.join(line)} |" for line in (heading, ["---"] * len(columns), *cells)]
-
-
-def _cell(value: Any) -> str:
-    return number(value) if value is None or isinstance(value, float) else str(value).replace("|", "\\|")
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -17,7 +17,7 @@ from care_cli.evaluation.detection import Mistake
 from care_cli.pages import report_html as html
 from care_cli.pages.labelled_photo import DrawnBox, labelled_photo
 from care_cli.stages import report
-from care_cli.stages.detector_card import number
+from care_cli.stages.cards import number
 from care_cli.stages.evaluate_detector import Examination
 from care_cli.thresholds import PERSON
 

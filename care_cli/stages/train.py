@@ -17,9 +17,11 @@ from care_cli import registry
 from care_cli.checkpoints import load_state, read_header
 from care_cli.errors import CareError
 from care_cli.headers import check_name
+from care_cli.outputs import write_whole
 from care_cli.records import KeypointScheme, ModelSpec, Scheme, Selection, ViewpointScheme
 from care_cli.stages import trained, viewpoints
 from care_cli.stages.evaluation_data import header_of, training_of
+from care_cli.stages.reid_card import card
 from care_cli.stages.splits import Division, divide
 from care_cli.stages.train_settings import TrainRequest, pretrained, settings_of
 from care_cli.stages.training_data import Material, gather, labelled, scheme_of
@@ -126,8 +128,8 @@ class Training:
         standing = self.catalog.find_run("train", settings)
         if standing and (row := trained.standing(self.catalog, standing)):
             metrics = read_header(Path(row["file"])).get("metrics", {})
-            return {"name": row["name"], "file": row["file"], "run": standing, "seed": seed, "new": False,
-                    "metrics": metrics}  # fmt: skip
+            return {"name": row["name"], "file": row["file"], "card": str(trained.card_of(Path(row["file"]))),
+                    "run": standing, "seed": seed, "new": False, "metrics": metrics}  # fmt: skip
         if self.request.name is not None:
             name = self._name(seed, 0)
             trained.check_free(self.catalog, name, self._file(name), standing)
@@ -160,12 +162,15 @@ class Training:
         metrics = {"validation": done.best["metrics"]} if done.best["metrics"] else {}
         if int(os.environ.get("RANK", "0")) == 0:  # of several processes the first one writes
             identity = self.catalog.run(run_id, "train")["identity"]
-            save_embedder(done.model, path, self._header(cfg, name, identity, done.best["step"], metrics))
+            header = self._header(cfg, name, identity, done.best["step"], metrics)
+            save_embedder(done.model, path, header)
+            write_whole(trained.card_of(path), card(header, methods.about(cfg.method), len(self.crops.labels)))
             spec = registry.find(path, task="embedder")
             self.catalog.finish_training(run_id, replace(spec, sha256=registry.model_sha256(spec)))
         return {
             "name": name,
             "file": str(path),
+            "card": str(trained.card_of(path)),
             "run": run_id,
             "seed": cfg.seed,
             "new": True,

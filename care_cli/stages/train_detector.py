@@ -209,7 +209,7 @@ class Training:
         standing = self.catalog.find_run("train", settings)
         if standing and (row := trained.standing(self.catalog, standing)):
             header = read_header(Path(row["file"]))
-            return {"name": row["name"], "file": row["file"], "card": str(self._card(Path(row["file"]))),
+            return {"name": row["name"], "file": row["file"], "card": str(trained.card_of(Path(row["file"]))),
                     "run": standing, "seed": seed, "new": False, "epoch": training_of(header).get("epoch"),
                     "metrics": header.get("metrics", {})}  # fmt: skip
         if self.request.name is not None:
@@ -224,9 +224,6 @@ class Training:
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
-    def _card(self, file: Path) -> Path:
-        return file.with_suffix(".md")
-
     def _train(self, cfg: DetectorConfig, name: str, run_id: int) -> dict[str, Any]:
         from care_cli.training.detector import train_detector
 
@@ -240,13 +237,13 @@ class Training:
         examined = self._examined(path)
         header["metrics"]["examination"] = _kept(examined.result)
         save_detector(done.model, path, header)
-        write_whole(self._card(path), card(header))
+        write_whole(trained.card_of(path), card(header))
         spec = registry.find(path, task="detector")
         self.catalog.finish_training(run_id, replace(spec, sha256=registry.model_sha256(spec)))
         return {
             "name": name,
             "file": str(path),
-            "card": str(self._card(path)),
+            "card": str(trained.card_of(path)),
             "run": run_id,
             "seed": cfg.seed,
             "new": True,

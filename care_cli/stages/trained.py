@@ -85,6 +85,11 @@ def name_of(asked: str | None, usual: str, seed: int, seeds: Sequence[int]) -> s
     return asked if len(seeds) == 1 else f"{asked}-{seed}"
 
 
+def card_of(file: Path) -> Path:
+    """Where the card of a model lies: beside its weights."""
+    return file.with_suffix(".md")
+
+
 def standing(catalog: Catalog, run_id: int) -> dict | None:
     """The model that a training has made, where its file is still here as it was."""
     for row in catalog.trained_models():

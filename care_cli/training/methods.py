@@ -160,6 +160,11 @@ def build(cfg: TrainConfig, classes: int, scheme: Scheme | None) -> Learner:
     return _module(cfg.method).learner(cfg, classes, scheme)
 
 
+def about(method: str) -> str:
+    """What a method is, in a sentence or two: the beginning of its module's docstring."""
+    return " ".join(_module(method).__doc__.split("\n\n")[0].split())
+
+
 def sees_points(method: str) -> bool:
     """Does the method's embedder want points beside the pixels?"""
     return getattr(_module(method), "POINTS", False)
