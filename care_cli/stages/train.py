@@ -253,15 +253,14 @@ def examined(model: torch.nn.Module, crops: LabelledCrops, names: list[str], cfg
     import torch
 
     from care_cli.evaluation.metrics import leave_one_out
+    from care_cli.training.batches import images_of, normalised
 
     device = next(model.parameters()).device
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (cfg.mean, cfg.std))
     vectors = []
     with torch.inference_mode():
         for start in range(0, len(names), PAGE):
             rows = np.arange(start, min(start + PAGE, len(names)))
-            pixels = torch.from_numpy(crops.photos[rows]).to(device).permute(0, 3, 1, 2).float() / 255
-            seen = [(pixels - mean) / std]
+            seen = [normalised(images_of(crops, rows, device), cfg)]
             if crops.beside is not None:
                 seen.append(torch.from_numpy(crops.beside[rows]).to(device))
             vectors.append(torch.nn.functional.normalize(model(*seen).float()).cpu().numpy())

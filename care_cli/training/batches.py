@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from care_cli.errors import CareError
 from care_cli.training.augment import augment
 from care_cli.training.config import TrainConfig
 from care_cli.training.data import LabelledCrops
@@ -66,22 +65,19 @@ def prepared(
 
 
 def drawn(labels: np.ndarray, cfg: TrainConfig, start: int) -> Iterator[np.ndarray]:
-    """Rows of the batches from number `start` on, `(P*K,) int64` each. CareError for an unknown sampler."""
-    if cfg.sampler == "pk":
-        return pk_batches(labels, cfg.individuals, cfg.photos, cfg.seed, start)
+    """Rows of the batches from number `start` on, `(P*K,) int64` each."""
     if cfg.sampler == "shuffle":
         return shuffled(len(labels), cfg.individuals * cfg.photos, cfg.seed, start)
-    raise CareError(f"The sampler is pk or shuffle, got {cfg.sampler!r}.")
+    return pk_batches(labels, cfg.individuals, cfg.photos, cfg.seed, start)
 
 
 def prepare(data: LabelledCrops, cfg: TrainConfig, rows: np.ndarray, seed: int, device: torch.device) -> Batch:
     """Photos read, augmented and normalised, their points moved with them, their flanks mirrored."""
     generator = torch.Generator(device).manual_seed(seed)
     labels = torch.from_numpy(np.asarray(data.labels)[rows]).long().to(device)
-    images = torch.from_numpy(np.ascontiguousarray(data.photos[rows])).to(device)  # (B, H, W, 3) uint8
-    if images.is_floating_point():
-        return Batch(images, None, labels)
-    images = images.permute(0, 3, 1, 2).float() / 255
+    if np.issubdtype(data.photos.dtype, np.floating):  # features, not photos
+        return Batch(torch.from_numpy(np.ascontiguousarray(data.photos[rows])).to(device), None, labels)
+    images = images_of(data, rows, device)
     beside = None
     if data.beside is None:
         images = augment(images, cfg.augmentation, generator)
@@ -92,6 +88,12 @@ def prepare(data: LabelledCrops, cfg: TrainConfig, rows: np.ndarray, seed: int, 
         chance = cfg.keypoint_dropout if beside.ndim == 3 else cfg.side_dropout
         beside[torch.rand(len(rows), generator=generator, device=device) < chance] = 0.0
     return Batch(normalised(images, cfg).contiguous(memory_format=torch.channels_last), beside, labels)
+
+
+def images_of(data: LabelledCrops, rows: np.ndarray, device: torch.device) -> Tensor:
+    """Photos `(B, 3, H, W) float32`, 0..1."""
+    photos = torch.from_numpy(np.ascontiguousarray(data.photos[rows])).to(device)  # (B, H, W, 3) uint8
+    return photos.permute(0, 3, 1, 2).float() / 255
 
 
 def normalised(images: Tensor, cfg: TrainConfig) -> Tensor:

@@ -21,7 +21,7 @@ from care_cli import clip
 from care_cli.clip import TextTower
 from care_cli.training import clip_towers, loop, methods, precision, state
 from care_cli.training.alignment import Aligned, Prototypes
-from care_cli.training.batches import normalised
+from care_cli.training.batches import images_of, normalised
 from care_cli.training.clip_towers import BACKBONE, WEIGHTS, architecture
 from care_cli.training.config import TrainConfig
 from care_cli.training.data import LabelledCrops
@@ -188,8 +188,7 @@ def _seen(data: LabelledCrops, cfg: TrainConfig, whole: clip.Clip, place: torch.
     found = []
     with torch.inference_mode(), torch.autocast(place.type, kind, enabled=kind != torch.float32):
         for rows in tqdm(pages, desc="see", unit="page", disable=None):
-            images = torch.from_numpy(np.ascontiguousarray(data.photos[rows])).to(place)
-            found.append(tower(normalised(images.permute(0, 3, 1, 2).float() / 255, cfg)).float().cpu())
+            found.append(tower(normalised(images_of(data, rows, place), cfg)).float().cpu())
     return torch.cat(found)
 
 

@@ -23,8 +23,14 @@ RANGES = {
 }  # of settings by name: in words, and as a test
 
 MOST_TOKENS = 64
-EMBEDDINGS = ("both", "proj")
-SIDES = ("camera", "view", "both")
+WORDS = {  # settings that are one of a few
+    "sampler": ("pk", "shuffle"),
+    "optimizer": ("sgd", "adam", "adamw"),
+    "embedding": ("both", "proj"),
+    "side": ("camera", "view", "both"),
+    "keypoint_mode": ("tokens", "pooled"),
+    "precision": PRECISIONS,
+}
 IDENTITIES = ("context", "text", "both")
 SIMILARITIES = ("clip", "dot", "cosine")
 
@@ -98,7 +104,7 @@ class FrequencyConfig:
 class TrainConfig:
     """One training of one method. Stored with the run and in the checkpoint's header.
 
-    Raises CareError for a number out of its range, and for an unknown precision.
+    Raises CareError for a number out of its range, and for a word that none of the readings has.
     """
 
     method: str = "vit"  # a name of methods.METHODS
@@ -174,8 +180,6 @@ class TrainConfig:
         check_ranges(self, RANGES)
         if min(sides(self.input_size)) < 1:
             raise CareError(f"input_size is at least 1 px, got {self.input_size}.")
-        for name, words in (("embedding", EMBEDDINGS), ("side", SIDES)):
+        for name, words in WORDS.items():
             if getattr(self, name) not in words:
                 raise CareError(f"{name} is {', '.join(words)}, got {getattr(self, name)!r}.")
-        if self.precision not in PRECISIONS:
-            raise CareError(f"The precision is {', '.join(PRECISIONS)}, got {self.precision!r}.")

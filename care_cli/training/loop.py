@@ -331,9 +331,7 @@ def _optimizer(cfg: TrainConfig, learner: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(said, lr=cfg.learning_rate)
     if cfg.optimizer == "adamw":
         return torch.optim.AdamW(said, lr=cfg.learning_rate)
-    if cfg.optimizer == "sgd":
-        return torch.optim.SGD(said, lr=cfg.learning_rate, momentum=cfg.momentum)
-    raise CareError(f"The optimizer is sgd, adam or adamw, got {cfg.optimizer!r}.")
+    return torch.optim.SGD(said, lr=cfg.learning_rate, momentum=cfg.momentum)
 
 
 def _validations(cfg: TrainConfig, steps: int) -> list[int]:
