@@ -103,7 +103,20 @@ def make_detector(plan: Plan, work: Path, path: Path) -> Path:
     care.care("import", "labels", survey / "labels.json", "--images", survey)
     settings = detector_settings(plan)
     asked = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
-    care.care("train", "--method", "detector", "--recipe", DETECTOR_RECIPE, "--name", "detector", "--out", work, *asked)
+    care.care(
+        "train",
+        "--method",
+        "detector",
+        "--recipe",
+        DETECTOR_RECIPE,
+        "--name",
+        "detector",
+        "--out",
+        work,
+        "--weights",
+        "none",
+        *asked,
+    )
     trained = work / "detector.safetensors"
     header = read_header(trained)
     seeds = {"locations": _span(TRAIN[: plan.places]), "individuals": _span(TRAIN[1000:2000])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -29,7 +30,7 @@ from care_cli.training.labelled_photos import read_folder, read_labels
 EPOCHS = 2
 SETTINGS = {"input_size": 64, "epochs": EPOCHS, "batch": 4, "nominal_batch": 8, "close_mosaic": 1, "optimizer": "AdamW"}
 OPTIONS = ["--size", "64", "--epochs", str(EPOCHS), "--batch", "4", "--set", "nominal_batch=8"]
-OPTIONS += ["--set", "close_mosaic=1", "--set", "optimizer=AdamW", "--name", "shapes"]
+OPTIONS += ["--set", "close_mosaic=1", "--set", "optimizer=AdamW", "--weights", "none", "--name", "shapes"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,7 +72,9 @@ def trained(folder: Path, tmp_path_factory) -> tuple[dict, Path]:
         patch.setattr(torch, "save", forbidden)
         patch.setattr(np, "load", forbidden)
         with Catalog(catalog, create=True) as opened:
-            done = stage.run(opened, stage.DetectorRequest(data=folder, name="shapes", settings=SETTINGS))
+            done = stage.run(
+                opened, stage.DetectorRequest(data=folder, name="shapes", weights="none", settings=SETTINGS)
+            )
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, "the folder was written to"
     return done, catalog
 
@@ -350,11 +353,11 @@ def test_parts_that_share_places_or_photos_are_refused(tmp_path, monkeypatch, ca
     folder = write_folder(tmp_path / "f", {"train": 4, "val": 4, "test": 4})
     rows = [(f"{part}{i}.jpg", part, "north" if part != "val" else "south") for part in COUNTS for i in range(4)]
     write_places(folder, rows)
-    refused = care("train", "--method", "detector", "--data", folder)
+    refused = care("train", "--method", "detector", "--data", folder, "--weights", "none")
     assert refused.code == 2 and "1 places of the part test are learned from too (north)" in refused.err
     (folder / "photos.csv").unlink()
     shutil.copy(folder / "images" / "train" / "train0.jpg", folder / "images" / "val" / "val0.jpg")
-    refused = care("train", "--method", "detector", "--data", folder)
+    refused = care("train", "--method", "detector", "--data", folder, "--weights", "none")
     assert refused.code == 2 and "1 photos of the part val are learned from too (val/val0.jpg)" in refused.err
 
 
@@ -369,7 +372,8 @@ def test_a_class_without_examples_is_said(folder: Path, tmp_path) -> None:
 
 
 REFUSED = {
-    "no folder": (["--method", "detector"], "name it with --data"),
+    "no folder": (["--method", "detector", "--weights", "none"], "name it with --data"),
+    "no weights": (["--method", "detector", "--data", "."], "--weights none"),
     "species": (["--method", "detector", "--species", "Cat"], "--species is not for --method detector"),
     "split": (["--method", "detector", "--split-by", "site"], "--split-by is not for --method detector"),
     "data": (["--method", "vit", "--data", "."], "--data is not for --method vit"),
@@ -392,6 +396,34 @@ def test_what_makes_no_sense_is_refused_by_name(arguments: list, why: str, tmp_p
     Catalog(catalog, create=True).close()
     done = runner(monkeypatch, capfd, catalog)("train", *arguments)
     assert done.code == 2 and why in done.err
+
+
+def test_a_recipe_is_trained_from_and_what_is_missing_is_said(tmp_path, monkeypatch, capfd) -> None:
+    """Drawn shapes with labels, from the catalog by a recipe whose settings are given beside the training's."""
+    photos = write_folder(tmp_path / "shapes", {"train": 12})
+    (photos / "images" / "train" / "train0.jpg").rename(tmp_path / "elsewhere.jpg")
+    images, boxes = [], []
+    for i in range(12):
+        images.append({"id": i, "file_name": f"train{i}.jpg", "location": f"ridge {i % 6}", "width": 96, "height": 72})
+        for line in (photos / "labels" / "train" / f"train{i}.txt").read_text().splitlines():
+            kind, x, y, w, h = map(float, line.split())
+            box = [(x - w / 2) * 96, (y - h / 2) * 72, w * 96, h * 72]
+            boxes.append({"id": i, "image_id": i, "category_id": int(kind), "bbox": box})
+    categories = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
+    recipe = tmp_path / "shapes.toml"
+    recipe.write_text('name = "shapes"\n[classes]\nbox = []\ndisc = []\n')
+    care = runner(monkeypatch, capfd, tmp_path / "care.db")
+    assert care("import", "labels", labels, "--images", photos / "images" / "train").code == 0
+    command = ["train", "--method", "detector", "--recipe", recipe, *OPTIONS, "--set", "val=0.2", "--set", "test=0.2"]
+    done = care(*command, "--json")
+    assert done.code == 1, done.err
+    assert done.json["missing"] == 1 and "The originals of 1 more photos" in " ".join(done.json["remarks"])
+    assert sum(part["photos"] for part in done.json["parts"]) == len({box["image_id"] for box in boxes}) - 1
+    settings = read_header(Path(done.json["models"][0]["file"]))["training"]["recipe"]["settings"]["recipe"]
+    assert settings["val"] == settings["test"] == 0.2
+    assert care(*command, "--json").json["models"][0]["new"] is False
 
 
 def test_a_loss_that_is_no_number_ends_the_training(folder: Path, tmp_path, monkeypatch) -> None:

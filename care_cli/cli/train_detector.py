@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from care_cli.cli import output
+from care_cli.cli.exchange import named
 from care_cli.errors import CareError
 
 FIGURES = ("recall", "precision", "mAP50", "mAP50_95")
@@ -28,7 +29,10 @@ def train(
     from care_cli.stages import train_detector as stage
     from care_cli.stages.devices import choose
 
-    asked["recipe"] = recipes.load(asked["recipe"]) if asked["recipe"] else None
+    if asked["recipe"]:
+        of_recipe = [text for text in texts if text.partition("=")[0] in recipes.SETTINGS.keys() - {"seed"}]
+        texts = [text for text in texts if text not in of_recipe]
+        asked["recipe"] = recipes.load(asked["recipe"]).changed(named(of_recipe))
     if asked["recipe"] and not ctx.obj.quiet:
         for line in asked["recipe"].lines():
             output.message(line)
@@ -41,7 +45,7 @@ def train(
     with output.open_catalog(ctx, create=True) as catalog:
         done = stage.run(catalog, request)
     show(ctx, done, csv)
-    if done["left_out"]:
+    if done["left_out"] or done["missing"]:
         raise typer.Exit(1)
 
 

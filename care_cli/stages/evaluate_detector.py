@@ -75,9 +75,11 @@ def run(catalog: Catalog | None, cfg: EvaluateConfig, notice: Callable[[str], No
         raise CareError(f"--part is one of {', '.join(PARTS)}, but got {cfg.part!r}.")
     spec = trained.find(catalog, cfg.model, task="detector")
     folder = cfg.data or _folder_of(catalog, spec)
-    data = read_folder(folder, parts=[cfg.part or "test"])
+    notes = trained.notes_of(registry.fetch(spec).parent, folder)  # beside a model that was trained with the folder
+    kept = notes if notes.is_file() else None
+    data = read_folder(folder, parts=[cfg.part or "test"], notes=kept)
     if cfg.part is None and not data.photos("test"):
-        data = read_folder(folder, parts=["val"])
+        data = read_folder(folder, parts=["val"], notes=kept)
     return examine(spec, data, cfg, notice)
 
 

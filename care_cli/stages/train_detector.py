@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +19,7 @@ from care_cli.stages import export_yolo, train_settings, trained
 from care_cli.stages.detector_card import card
 from care_cli.stages.evaluate_detector import EvaluateConfig, Examination, examine, places_of
 from care_cli.stages.evaluation_data import header_of, training_of
+from care_cli.stages.train_settings import NOTHING
 from care_cli.yolo import build_graph, load_model, save_detector
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from care_cli.training.labelled_photos import LabelledFolder
 
 LICENCE = "AGPL-3.0-or-later"  # of Ultralytics' trainer and graphs, and so of what comes of them
-ARCHITECTURE = "yolo11n"
+ARCHITECTURE, ON_A_CARD = "yolo11n", "yolo11m"
 NAMED = 5  # in a sentence
 
 
@@ -41,8 +41,8 @@ class DetectorRequest:
     data: Path | None = None  # the training folder; None: `recipe` makes one of the catalog's photos
     recipe: Recipe | None = None
     name: str | None = None  # of the model; None: detector-RUN. With several seeds -SEED is added
-    backbone: str | None = None  # yolo11n to yolo11x; None: that of the weights, else yolo11n
-    weights: str | None = None  # to begin from: a detector's name or a file; None: from scratch
+    backbone: str | None = None  # yolo11n to yolo11x; None: that of the weights, else yolo11m on a card, yolo11n here
+    weights: str | None = None  # to begin from: a detector's name or a file; None: the backbone's; "none": from scratch
     seeds: tuple[int, ...] = (0,)  # a model each
     folder: Path | None = None  # of the models; None: beside the catalog, CATALOG.models
     device: str = "cpu"
@@ -61,14 +61,14 @@ def run(catalog: Catalog, request: DetectorRequest) -> dict:
 
     if request.name is not None:
         check_name("--name", request.name)
-    spec = trained.find(catalog, request.weights, task="detector") if request.weights else None
+    settings_of(request, None, None)  # what cannot be is refused before weights are looked for
+    spec = pretrained(catalog, request)
     start = load_model(registry.fetch(spec), header_of(spec) or None) if spec else None
     cfg = settings_of(request, spec, start)
     folder = trained.folder_of(catalog, request.folder)
-    photos = training_folder(catalog, request, folder)
-    mark = hashlib.sha256(str(photos.resolve()).encode()).hexdigest()[:12]
-    data = read_folder(photos, notes=trained.made(folder) / f"checked-{mark}.json")
-    training = Training(catalog, request, data, cfg, spec, start, folder)
+    photos, missing = training_folder(catalog, request, folder)
+    data = read_folder(photos, notes=trained.notes_of(trained.made(folder), photos))
+    training = Training(catalog, request, data, cfg, spec, start, folder, missing)
     return {
         "method": "detector",
         "backbone": cfg.architecture,
@@ -79,26 +79,48 @@ def run(catalog: Catalog, request: DetectorRequest) -> dict:
         "without_examples": training.without_examples,
         "remarks": training.remarks,
         "left_out": list(data.faults),
+        "missing": missing,
         "models": [training.model(seed) for seed in request.seeds],
     }
 
 
-def training_folder(catalog: Catalog, request: DetectorRequest, models: Path) -> Path:
-    """The labelled photos that are learned from: a recipe's are written beside the models, anew where they differ.
+def pretrained(catalog: Catalog, request: DetectorRequest) -> ModelSpec | None:
+    """The weights to begin from, by default those of the backbone; None: from scratch. CareError when they are not
+    here, or not those of a detector."""
+    if request.weights == NOTHING:
+        return None
+    spec = trained.find(catalog, request.weights or request.backbone or usual_backbone(request.device), task="detector")
+    try:
+        registry.fetch(spec)
+    except CareError as error:
+        raise CareError(f"{error} Or learn from scratch: --weights {NOTHING}.") from error
+    return spec
 
-    CareError when there are none, and when the models' folder lies among them.
+
+def usual_backbone(device: str) -> str:
+    """The YOLO11 that is taken unless another is named: the middle one on a card, else the smallest."""
+    return ARCHITECTURE if device == "cpu" else ON_A_CARD
+
+
+def training_folder(catalog: Catalog, request: DetectorRequest, models: Path) -> tuple[Path, int]:
+    """The labelled photos that are learned from, and how many more the recipe takes whose originals are missing.
+
+    A recipe's photos are written beside the models, anew where they differ. CareError when there are none, and when the
+    models' folder lies among them.
     """
     if request.data is None and request.recipe is not None:
         folder = trained.made(models) / f"{request.recipe.name}.photos"
-        export_yolo.run(catalog, export_yolo.YoloConfig(folder, request.recipe, overwrite=True))
-        return folder
+        done = export_yolo.run(catalog, export_yolo.YoloConfig(folder, request.recipe, overwrite=True))
+        for reason in done["left_out"]:
+            catalog.notice(f"Left out by the recipe: {reason['count']} photos, {reason['reason']}.")
+        return folder, done["missing"]
     if request.data is None or request.recipe is not None:
         raise CareError(
             "A detector learns from a folder of labelled photos: name it with --data, or a recipe with --recipe."
         )
     if lies_in(models, request.data):
         raise CareError(f"{models} lies in {request.data}, to which nothing is written. Name another with --out.")
-    return request.data
+    return request.data, 0
 
 
 def overrides(texts: Iterable[str]) -> dict[str, Any]:
@@ -115,7 +137,8 @@ def settings_of(request: DetectorRequest, spec: ModelSpec | None, start: nn.Modu
     from care_cli.training import precision
     from care_cli.training.detector import DetectorConfig, check_fits
 
-    given = {"architecture": request.backbone or _architecture(spec, start), **request.settings}
+    named = request.backbone or (_architecture(spec, start) if spec else usual_backbone(request.device))
+    given = {"architecture": named, **request.settings}
     build_graph(given["architecture"], ["animal"])  # refused before anything is begun
     if start is not None:
         check_fits(start, given["architecture"])
@@ -123,10 +146,8 @@ def settings_of(request: DetectorRequest, spec: ModelSpec | None, start: nn.Modu
     return replace(cfg, precision=precision.resolve(cfg.precision, torch.device(request.device)))
 
 
-def _architecture(spec: ModelSpec | None, start: nn.Module | None) -> str:
-    """That of the weights to begin from, as their header or Ultralytics' own note says it; else the smallest."""
-    if spec is None:
-        return ARCHITECTURE
+def _architecture(spec: ModelSpec, start: nn.Module | None) -> str:
+    """That of the weights to begin from, as their header or Ultralytics' own note says it."""
     noted = Path(str(getattr(start, "yaml", {}).get("yaml_file", ""))).stem.removesuffix("-seg")
     return spec.architecture or noted or ARCHITECTURE
 
@@ -143,11 +164,12 @@ class Training:
         spec: ModelSpec | None,
         start: nn.Module | None,
         folder: Path,
+        missing: int = 0,
     ):
         from care_cli.training.detector import check_learnable, without_examples
 
         self.catalog, self.request, self.data, self.cfg = catalog, request, data, cfg
-        self.spec, self.start, self.folder = spec, start, folder
+        self.spec, self.start, self.folder, self.missing = spec, start, folder, missing
         check_learnable(data)
         before = training_of(header_of(spec)) if spec else {}
         self.places = data.locations("train") | places_of(before)
@@ -179,6 +201,11 @@ class Training:
                 f"There is no photos.csv in {data.folder}: it is not known where photos were taken, so not whether "
                 "the parts share places."
             )
+        if self.missing:
+            remarks.append(
+                f"The originals of {self.missing} more photos that the recipe takes are missing: missing.csv in "
+                f"{data.folder} lists them."
+            )
         if self.without_examples:
             remarks.append(f"Nothing to learn from for: {', '.join(self.without_examples)}.")
         if not data.photos("test"):
@@ -188,7 +215,7 @@ class Training:
     def _plan(self) -> str:
         """What is about to be done."""
         train, val, test = self.data.summary()
-        begun = f"from the weights of {self.spec.name}" if self.spec else "from scratch (no --weights)"
+        begun = f"from the weights of {self.spec.name}" if self.spec else "from scratch"
         places = f" at {train['locations']} places" if self.data.located else ""
         return (
             f"{self.cfg.architecture} at {self.cfg.input_size} px learns {len(self.data.names)} classes {begun}: "

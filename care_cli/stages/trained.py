@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -83,6 +84,11 @@ def name_of(asked: str | None, usual: str, seed: int, seeds: Sequence[int]) -> s
     if asked is None:
         return usual
     return asked if len(seeds) == 1 else f"{asked}-{seed}"
+
+
+def notes_of(models: Path, photos: Path) -> Path:
+    """Where it is kept, beside the models, what was found of the photos of a training folder."""
+    return models / f"checked-{hashlib.sha256(str(photos.resolve()).encode()).hexdigest()[:12]}.json"
 
 
 def card_of(file: Path) -> Path:

@@ -130,7 +130,7 @@ def read_folder(
         work = pool.map(lambda one: _facts(one[1], known.get(one[2])), files)
         facts = list(tqdm(work, "check photos", len(files), unit="photo", disable=None))
     if notes is not None:
-        write_whole(notes, json.dumps({name: fact for (_, _, name), fact in zip(files, facts, strict=True)}))
+        write_whole(notes, json.dumps(known | {name: fact for (_, _, name), fact in zip(files, facts, strict=True)}))
     found: dict[str, list[LabelledPhoto]] = {part: [] for part in listed}
     faults = [fault for part in listed for fault in _without_photo(folder, part, listed[part])]
     for (part, file, name), fact in zip(files, facts, strict=True):
