@@ -53,8 +53,8 @@ PURPOSE = "for CARE's demo and tests on rendered animals; not for the field"
 class Plan:
     """How much is rendered and learned; what takes 60 minutes on two cores."""
 
-    places: int = 150  # locations of the detector's survey, 15 visits at each
-    epochs: int = 16
+    places: int = 250  # locations of the detector's survey, 15 visits at each
+    epochs: int = 24
     individuals: int = 640  # whose chips train the embedder
     chips: int = 12  # of each
     steps: int = 3000
@@ -137,6 +137,7 @@ def detector_settings(plan: Plan) -> dict[str, Any]:
         "learning_rate": 2e-3,
         "cosine": True,
         "warmup_epochs": 0.5,
+        "mosaic": 0.5,  # in so few epochs whole photos are needed too
         "close_mosaic": max(1, plan.epochs // 4),
         "shown": SHOWN,
     }
