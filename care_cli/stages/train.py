@@ -260,7 +260,7 @@ def examined(model: torch.nn.Module, crops: LabelledCrops, names: list[str], cfg
     with torch.inference_mode():
         for start in range(0, len(names), PAGE):
             rows = np.arange(start, min(start + PAGE, len(names)))
-            seen = [normalised(images_of(crops, rows, device), cfg)]
+            seen = [normalised(images_of(torch.from_numpy(crops.photos[rows]).to(device)), cfg)]
             if crops.beside is not None:
                 seen.append(torch.from_numpy(crops.beside[rows]).to(device))
             vectors.append(torch.nn.functional.normalize(model(*seen).float()).cpu().numpy())

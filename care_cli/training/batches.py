@@ -75,9 +75,10 @@ def prepare(data: LabelledCrops, cfg: TrainConfig, rows: np.ndarray, seed: int, 
     """Photos read, augmented and normalised, their points moved with them, their flanks mirrored."""
     generator = torch.Generator(device).manual_seed(seed)
     labels = torch.from_numpy(np.asarray(data.labels)[rows]).long().to(device)
-    if np.issubdtype(data.photos.dtype, np.floating):  # features, not photos
-        return Batch(torch.from_numpy(np.ascontiguousarray(data.photos[rows])).to(device), None, labels)
-    images = images_of(data, rows, device)
+    photos = torch.from_numpy(np.ascontiguousarray(data.photos[rows])).to(device)
+    if photos.is_floating_point():  # features of photos
+        return Batch(photos, None, labels)
+    images = images_of(photos)
     beside = None
     if data.beside is None:
         images = augment(images, cfg.augmentation, generator)
@@ -90,9 +91,8 @@ def prepare(data: LabelledCrops, cfg: TrainConfig, rows: np.ndarray, seed: int, 
     return Batch(normalised(images, cfg).contiguous(memory_format=torch.channels_last), beside, labels)
 
 
-def images_of(data: LabelledCrops, rows: np.ndarray, device: torch.device) -> Tensor:
-    """Photos `(B, 3, H, W) float32`, 0..1."""
-    photos = torch.from_numpy(np.ascontiguousarray(data.photos[rows])).to(device)  # (B, H, W, 3) uint8
+def images_of(photos: Tensor) -> Tensor:
+    """Photos `(B, H, W, 3) uint8` as images `(B, 3, H, W) float32` in 0..1."""
     return photos.permute(0, 3, 1, 2).float() / 255
 
 

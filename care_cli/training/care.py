@@ -188,7 +188,8 @@ def _seen(data: LabelledCrops, cfg: TrainConfig, whole: clip.Clip, place: torch.
     found = []
     with torch.inference_mode(), torch.autocast(place.type, kind, enabled=kind != torch.float32):
         for rows in tqdm(pages, desc="see", unit="page", disable=None):
-            found.append(tower(normalised(images_of(data, rows, place), cfg)).float().cpu())
+            photos = torch.from_numpy(np.ascontiguousarray(data.photos[rows])).to(place)
+            found.append(tower(normalised(images_of(photos), cfg)).float().cpu())
     return torch.cat(found)
 
 
