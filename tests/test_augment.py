@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from care_cli.training.augment import (  # noqa: E402
+    ERASING,
     NOTHING,
     WILDLIFE,
     Augmentation,
@@ -170,3 +172,23 @@ def test_points_on_the_edges_stay_when_the_picture_is_mirrored():
     how = Augmentation(**{**vars(NOTHING), "flip": 1.0})
     _, moved = reframe(torch.zeros(1, 3, SIDE, SIDE), how, generator(), points)
     assert moved.tolist() == [[[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.5]]]
+
+
+def test_random_erasing_is_that_of_person_reid():
+    """Share of the photos, their areas and the noise as timm's RandomErasing(0.5, max_area=1/3, mode="pixel") has them,
+    on a grey that no noise hits."""
+    from timm.data.random_erasing import RandomErasing
+
+    torch.manual_seed(0)
+    grey = torch.full((400, 3, 40, 40), 7.0)
+    only = replace(NOTHING, **ERASING)
+    ours = 2 * augment(grey / 2 + 0.5, only, torch.Generator().manual_seed(0)) - 1  # as normalised afterwards
+    theirs = RandomErasing(0.5, max_area=1 / 3, mode="pixel", device="cpu")(grey.clone())
+    found = []
+    for images in (ours, theirs):
+        hit = (images - 7).abs().amax(1) > 1e-4
+        areas, noise = hit.flatten(1).float().mean(1), images.permute(0, 2, 3, 1)[hit]
+        found.append(((areas > 0).float().mean(), areas[areas > 0].min(), areas.max(), noise.mean(), noise.std()))
+    mine, reference = np.array(found)
+    assert np.abs(mine - reference).max() < 0.1
+    assert 0.015 < mine[1] < 0.03 and mine[2] < 0.36 and abs(mine[4] - 1) < 0.02

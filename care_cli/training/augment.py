@@ -32,6 +32,7 @@ class Augmentation:
     noise: float = 0.01  # upper bound of the standard deviation
     cover: float = 0.0  # chance of one covered rectangle
     cover_area: float = 0.2  # upper bound of its share of the image
+    cover_least: float = 0.0  # lower bound of it
     cover_noise: bool = False  # its pixels are noise instead of one colour (random erasing, Zhong et al. 2020)
     pad: int = 0  # px, black, on every side before a window of the old size is cut out
     crop: float = 1.0  # a window of at least this share of the area fills the picture; 1: all of it, always
@@ -41,7 +42,8 @@ class Augmentation:
 
 NOTHING = Augmentation(flip=0.0, rotation=0.0, zoom=0.0, shift=0.0, grey=0.0, light=0.0, noise=0.0, cover_area=0.0)
 WILDLIFE = replace(NOTHING, crop=0.8, ops=2)  # of WildlifeDatasets' recipe what leaves shapes as they are
-PERSON_REID = replace(NOTHING, flip=0.5, pad=10, cover=0.5, cover_area=1 / 3, cover_noise=True)  # of TransReID
+ERASING = {"cover": 0.5, "cover_least": 0.02, "cover_area": 1 / 3, "cover_noise": True}
+PERSON_REID = replace(NOTHING, flip=0.5, pad=10, **ERASING)  # of TransReID
 
 
 def augment(
@@ -51,7 +53,8 @@ def augment(
     beside: Tensor | None = None,
     swap: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Randomly changed copies of `images` `(B, 3, H, W) float in 0..1`, same shape and range.
+    """Randomly changed copies of `images` `(B, 3, H, W) float in 0..1`, same shape and range (noise that covers a part
+    has a normal distribution).
 
     With something `beside` also this: points `(B, K, 3)`, moved with the picture, or viewpoints `(B, V)`. `swap (K,)
     int64` says where each category's counterpart stands on the animal's other side, `(V,)` where the mirrored view.
@@ -234,19 +237,19 @@ def cover(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tens
         chance, area, aspect, x, y = _uniform(5, generator).tolist()
         if chance >= how.cover:
             continue
-        stretch = 3 ** (2 * aspect - 1)
-        h = min(height, max(1, round((area * how.cover_area * stretch) ** 0.5 * height)))
-        w = min(width, max(1, round((area * how.cover_area / stretch) ** 0.5 * width)))
+        share, stretch = how.cover_least + area * (how.cover_area - how.cover_least), 3 ** (2 * aspect - 1)
+        h = min(height, max(1, round((share * stretch) ** 0.5 * height)))
+        w = min(width, max(1, round((share / stretch) ** 0.5 * width)))
         top, left = int(y * (height - h + 1)), int(x * (width - w + 1))
         image[:, top : top + h, left : left + w] = _filling(how, (3, h, w), generator).to(images.device)
     return images
 
 
 def _filling(how: Augmentation, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-    """What covers a rectangle of `shape` (3, h, w): one colour, or noise of unit deviation on a photo in -1..1."""
+    """What covers a rectangle of `shape` (3, h, w): one colour, or noise of unit deviation once 0..1 is -1..1."""
     if not how.cover_noise:
         return _uniform((3, 1, 1), generator)
-    return (0.5 + 0.5 * torch.randn(shape, generator=generator, device=generator.device)).clamp(0, 1)
+    return 0.5 + 0.5 * torch.randn(shape, generator=generator, device=generator.device)
 
 
 def _uniform(shape: int | tuple[int, ...], generator: torch.Generator) -> Tensor:
