@@ -5,7 +5,8 @@
 
 points: do points help? Annotates the same points on four crops of other animals of each species, and carries them.
 clip:   CLIP as it is, fine-tuned, and described in words, from the small CLIP of `python -m demo.train_clip`.
-plain:  plain transformers from scratch: overlapping patches, a jigsaw, high frequencies.
+plain:  that CLIP's image tower as a plain transformer, over overlapping patches with a jigsaw, and with a second look at
+        high frequencies.
 
 Renders chips of individuals, imports their names, and trains every row of a study with the same photos, split, settings
 and seeds. Each crop of the test individuals then asks all others. --tune does so with other animals, one seed, and each
@@ -29,10 +30,10 @@ from demo.examine_photos import CARRIED, NONE, RANDOM, TRUE, Animals, prepare
 from scenes.seeds import TEST, TRAIN, TUNE
 
 SIZE = 64  # px
-RATES = (1e-5, 3e-5, 1e-4, 3e-4)  # learning rates that a row is tuned over: of weights that know something
-SCRATCH_RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # and as many of those that know nothing
+RATES = (1e-5, 3e-5, 1e-4, 3e-4)  # learning rates that each row of a study is tuned over
 STEM_VIT = "care_stem_vit"
 PLAIN_VIT = "vit_tiny_patch16_224"
+AS_CLIP = {"img_size": SIZE, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "pre_norm": True}
 COMPARED = ((*TRAIN[2000:2110], *TEST[500:560]), 60, 10)  # seeds of individuals; asked, watched
 OTHERS = (tuple(TUNE[600:770]), 60, 10)
 DIFFICULTY = (0.15, 0.5)  # fixed on other animals so that a ViT has 50 to 85 %
@@ -46,11 +47,6 @@ class Row:
     points: str = NONE  # whose points it sees: the catalog
     backbone: str | None = None  # None: that of the weights
     settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """Learning rates to choose from."""
-        return SCRATCH_RATES if self.backbone else RATES
 
 
 @dataclass(frozen=True)
@@ -114,23 +110,37 @@ def clip_study() -> Study:
 
 
 def plain_study() -> Study:
-    """A ViT of the small CLIP's size, TransReID and AdaFreq, from scratch."""
-    shape = {"img_size": SIZE, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
+    """A plain ViT, TransReID and AdaFreq from the small CLIP's image tower, in timm's form."""
     recipe = SCHEDULED | {
-        "options": shape, "optimizer": "adamw", "warmup": 0.6, "weight_decay": 0.05, "clip": 5, "validate_every": 3,
+        "optimizer": "adamw", "warmup": 0.6, "weight_decay": 0.05, "clip": 5, "validate_every": 1,
         "augmentation.flip": 0.5, "augmentation.cover": 0.5, "augmentation.cover_noise": True,
     }  # fmt: skip
     easy = {"arc_scale": 16, "arc_margin": 0.2, "triplet_weight": 0, "neck": True}  # as in the study of points
     overlapping = {"stride": 6}  # 100 patches instead of 64
+    few = {"frequency.tokens": 50, "frequency.cutoff": 17.5}  # 220 of 441 patches, and 70 periods, of 256 px
     rows = {
-        "vit": Row("vit", backbone=PLAIN_VIT, settings=easy | {"learning_rate": 1e-3}),
-        "transreid": Row("transreid", backbone=PLAIN_VIT, settings=overlapping | {"learning_rate": 1e-3}),
-        "adafreq": Row("adafreq", backbone=PLAIN_VIT, settings=overlapping | {
-            "frequency.tokens": 50, "frequency.cutoff": 17.5,  # 220 of 441 patches, and 70 periods, of 256 px
-            "learning_rate": 1e-3,
-        }),
-    }  # fmt: skip
-    return Study(Animals(*COMPARED, DIFFICULTY), Animals(*OTHERS, DIFFICULTY), rows, "vit", 12.0, recipe)
+        "vit": Row("vit", settings=easy | {"learning_rate": 1e-4}),
+        "transreid": Row("transreid", settings=overlapping | {"learning_rate": 1e-4}),
+        "adafreq": Row("adafreq", settings=overlapping | few | {"learning_rate": 1e-4}),
+    }
+    animals = (Animals(*who, (0.0, 0.3)) for who in (COMPARED, OTHERS))
+    return Study(*animals, rows, "vit", 6.0, recipe)
+
+
+def vit_of(clip: Path, path: Path) -> Path:
+    """The image tower of a small CLIP as a transformer of timm's, written to `path`."""
+    from timm import create_model
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    from care_cli.checkpoints import load_state, read_header
+    from care_cli.encoders import save_embedder
+
+    vit = create_model(PLAIN_VIT, num_classes=0, **AS_CLIP)
+    state = checkpoint_filter_fn(load_state(clip), vit)
+    vit.load_state_dict({name: state[name] for name in vit.state_dict()})
+    header = read_header(clip) | {"method": "vit", "architecture": PLAIN_VIT, "options": AS_CLIP}
+    save_embedder(vit, path, header)
+    return path
 
 
 STUDIES = {"points": points_study, "clip": clip_study, "plain": plain_study}
@@ -151,6 +161,8 @@ def main() -> None:
     given = parser.parse_args()
     study = STUDIES[given.study]()
     names = given.rows or list(study.rows)
+    given.keep.mkdir(parents=True, exist_ok=True)
+    start = vit_of(given.clip, given.keep / "vit.safetensors") if given.study == "plain" else given.clip
     if strange := sorted(set(names) - set(study.rows)):
         parser.error(f"The study {given.study} has no row {strange[0]}; it has {', '.join(study.rows)}.")
     extractor = ["--extractor", given.extractor, *(["--weights", given.weights] if given.weights else [])]
@@ -163,8 +175,15 @@ def main() -> None:
         care = catalogs[row.points]
         for called, settings in tried(name, row, given.tune):
             if row.method is not None:
-                train(care, called, row, {**study.recipe, "epochs": given.epochs or study.epochs, **settings}, given)
-            figures[called] = examine(care, called if row.method else given.clip, row, given)
+                train(
+                    care,
+                    called,
+                    row,
+                    {**study.recipe, "epochs": given.epochs or study.epochs, **settings},
+                    start,
+                    given,
+                )
+            figures[called] = examine(care, called if row.method else start, row, given)
             (given.keep / "figures.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     for line in told(figures, study.baseline):
         print(line)
@@ -175,12 +194,14 @@ def tried(name: str, row: Row, tune: bool) -> list[tuple[str, dict[str, Any]]]:
     own = dict(row.settings)
     if not tune or row.method is None:
         return [(name, own)]
-    return [(f"{name}-rate-{rate:g}", own | {"learning_rate": rate}) for rate in row.rates]
+    return [(f"{name}-rate-{rate:g}", own | {"learning_rate": rate}) for rate in RATES]
 
 
-def train(care: Chain, name: str, row: Row, settings: Mapping[str, Any], given: argparse.Namespace) -> None:
+def train(
+    care: Chain, name: str, row: Row, settings: Mapping[str, Any], start: Path, given: argparse.Namespace
+) -> None:
     """Train a row's models, as far as they are not there yet."""
-    begun = ["--backbone", row.backbone] if row.backbone else ["--weights", given.clip]
+    begun = ["--backbone", row.backbone] if row.backbone else ["--weights", start]
     asked = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     care.care("train", "--method", row.method, "--name", name, *seeds(given), *begun, "--size", SIZE, *asked)
 
