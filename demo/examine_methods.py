@@ -5,7 +5,7 @@
 
 points: do points help? Annotates the same points on four crops of other animals of each species, and carries them.
 clip:   CLIP as it is, fine-tuned, and described in words, from the small CLIP of `python -m demo.train_clip`.
-plain:  that CLIP's image tower as a plain transformer, over overlapping patches with a jigsaw, and with a second look at
+plain:  that CLIP's image tower as a plain transformer, with a jigsaw of overlapping patches, with a second look at
         high frequencies.
 
 Renders chips of individuals, imports their names, and trains every row of a study with the same photos, split, settings
