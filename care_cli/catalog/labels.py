@@ -157,13 +157,14 @@ class LabelsTable:
         )
 
     def boxes_of(self, image_ids: Iterable[int], run_id: int) -> list[dict]:
-        """The boxes of images that a detect run found or that people gave, in the order they were written.
+        """The boxes of images that a detect run found or that were imported, in the order they were written.
 
-        Fields: image, label, species, category (after decisions), confidence, x, y, w, h, given (1: by people).
+        Fields: image, label, species, category (after decisions), confidence, x, y, w, h, given (1: people drew it;
+        an imported box with a confidence below 1 was found by a detector).
         """
         return self.rows(
-            "SELECT image_id AS image, label, species, category, confidence, x, y, w, h, run_id <> ?2 AS given "
-            "FROM crops "
+            "SELECT image_id AS image, label, species, category, confidence, x, y, w, h, "
+            "run_id <> ?2 AND confidence >= 1 AS given FROM crops "
             f"WHERE image_id IN (SELECT value FROM json_each(?1)) AND (run_id = ?2 OR run_id IN ({LABELLING})) "
             "ORDER BY image_id, run_id, id",
             (json.dumps(list(image_ids)), run_id),
