@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,7 +26,8 @@ from care_cli.stages.photos import Job, read, unchanged
 from care_cli.stages.pipeline import WORKERS, ahead, batches
 from care_cli.stages.places import Place, add_place
 from care_cli.stages.told_boxes import place as place_boxes
-from care_cli.thresholds import PERSON, STORED
+from care_cli.stages.told_paths import OUTSIDE, relative_path
+from care_cli.thresholds import PERSON, SPECIES, STORED
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 PAGE = 5000  # photos looked up at once; those without their files are one transaction
 BATCH = 64  # photos with their files a transaction
 LEAST = 1280  # px of the longer side that a photo is decoded with; crops that need more are cut from a finer picture
-DRIVE = re.compile(r"[A-Za-z]:[/\\]")  # how absolute paths of Windows begin
 WHOLE = (0, 0, 1, 1)  # the rectangle of a crop whose photo's size nobody knows
 
 
@@ -46,6 +45,8 @@ class LabelsConfig:
     file: Path
     format: str | None = None  # a name of exchange.labels.FORMATS; None: recognised
     images: Path | None = None  # the folder that the photos' paths begin at; None: the file's own
+    strip: str = ""  # beginning of the file's paths that is left out
+    prefix: str = ""  # put before every location, so that those of two files stay apart
     crop: CropSettings = field(default_factory=CropSettings)
 
 
@@ -150,7 +151,7 @@ def begin(catalog: Catalog, cfg: LabelsConfig, source: Source) -> Import:
     place = add_place(catalog, root)
     settings = {"imported": source.format, "file": source.digest, **cfg.crop.as_run_settings()}
     if source.detections:
-        settings |= {"stored": STORED, "shown": source.shown}
+        settings |= {"stored": STORED, "shown": source.shown, "species": SPECIES}
     command = "detect" if source.detections else "import-labels"
     noted = {"path": str(source.path), "images": str(root), "source": place.source_id}
     run_id = catalog.begin_run(command, settings, **noted)
@@ -181,10 +182,10 @@ def summary(work: Import) -> dict:
 
 def usable(work: Import, page: Sequence[Told], shelf: Shelf) -> Iterator[Photo]:
     """The photos of a page that lie below the root, each path once."""
-    found = [(told, relative_path(work.root, told.file)) for told in page]
+    found = [(told, relative_path(work.root, told.file, work.cfg.strip)) for told in page]
     for told, relative in found:
         if relative is None:
-            work.dropped.add("its path leads out of the folder of photos", told.file)
+            work.dropped.add(OUTSIDE, told.file)
     inside = [(told, relative) for told, relative in found if relative is not None]
     new = shelf.meet([display_path(relative) for _, relative in inside])
     for (told, relative), first in zip(inside, new, strict=True):
@@ -192,27 +193,6 @@ def usable(work: Import, page: Sequence[Told], shelf: Shelf) -> Iterator[Photo]:
             yield Photo(told, relative)
         else:
             work.dropped.add("its file was told of before; the first one counts", told.file)
-
-
-def relative_path(root: Path, text: str) -> bytes | None:
-    """A path of a file as it is below the root, with forward slashes; None where it leads out of it."""
-    if "\0" in text:
-        return None
-    if text.startswith(("/", "\\\\")) or DRIVE.match(text):
-        if not Path(text).is_absolute() or not Path(text).is_relative_to(root):
-            return None
-        text = Path(text).relative_to(root).as_posix()
-    elif "\\" in text and not os.path.lexists(root / text):
-        text = text.replace("\\", "/")
-    parts: list[str] = []
-    for part in text.split("/"):
-        if part == ".." and not parts:
-            return None
-        if part == "..":
-            parts.pop()
-        elif part not in ("", "."):
-            parts.append(part)
-    return os.fsencode("/".join(parts)) if parts else None
 
 
 def look_up(work: Import, photos: list[Photo]) -> list[Photo]:
@@ -235,9 +215,10 @@ def look_up(work: Import, photos: list[Photo]) -> list[Photo]:
 def deployment(work: Import, photo: Photo) -> int | None:
     """The deployment of a photo: its location, or, of a detector's results with the file at hand, its folder's."""
     if photo.told.location:
-        key: str | bytes = photo.told.location
+        key: str | bytes = work.cfg.prefix + photo.told.location
         if key not in work.deployments:
-            work.deployments[key] = work.catalog.add_deployment(display_path(os.fsencode(key)))
+            name = display_path(os.fsencode(key))
+            work.deployments[key] = work.catalog.location(name, work.place.volume, work.place.relative)
     elif work.source.detections and photo.found:
         name, key = work.place.deployment(photo.relative)
         if key not in work.deployments:
