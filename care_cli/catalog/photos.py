@@ -305,9 +305,9 @@ class PhotosTable:
                     changes.append((burst, event, image["id"]))
             self.db.conn.executemany("UPDATE images SET burst_id = ?, event_id = ? WHERE id = ?", changes)
 
-    def has_deployment(self, image_id: int | None) -> bool:
-        """Does the image belong to a deployment already?"""
-        return self.value("SELECT deployment_id FROM images WHERE id = ?", (image_id,)) is not None
+    def deployment_of(self, image_id: int | None) -> int | None:
+        """The deployment that the image belongs to, None when to none yet."""
+        return self.value("SELECT deployment_id FROM images WHERE id = ?", (image_id,))
 
     def only_in_other_runs(self, run_id: int) -> tuple[int, list[int]]:
         """How many images other detect runs dealt with and this one has not, and which runs those are."""

@@ -106,6 +106,7 @@ class Import:
     at_hand: int = 0
     new: int = 0
     deployments: dict[str | bytes, int] = field(default_factory=dict)  # by location or folder
+    met: set[int] = field(default_factory=set)  # deployments of its photos
     sequences: dict[str, int] = field(default_factory=dict)  # of undated photos: the first image
 
 
@@ -132,7 +133,7 @@ def run(catalog: Catalog, cfg: LabelsConfig, source: Source | None = None) -> di
                         write(work, photo)
             bar.update(len(page))
     catalog.finish_meeting(work.place.source_id, whole=False)
-    for group in batches(sorted(set(work.deployments.values())), BATCH):
+    for group in batches(sorted(work.met), BATCH):
         with catalog.transaction():
             for deployment_id in filter(catalog.ungrouped, group):
                 catalog.regroup(deployment_id)
@@ -212,8 +213,15 @@ def look_up(work: Import, photos: list[Photo]) -> list[Photo]:
     return done
 
 
-def deployment(work: Import, photo: Photo) -> int | None:
-    """The deployment of a photo: its location, or, of a detector's results with the file at hand, its folder's."""
+def deployment(work: Import, photo: Photo, standing: int | None) -> int | None:
+    """The deployment of a photo: the one where it is; else its location, or, of a detector's results with the file at
+    hand, its folder's."""
+    found = standing or _deployment_told(work, photo)
+    work.met |= {found} - {None}
+    return found
+
+
+def _deployment_told(work: Import, photo: Photo) -> int | None:
     if photo.told.location:
         key: str | bytes = work.cfg.prefix + photo.told.location
         if key not in work.deployments:
@@ -258,10 +266,10 @@ def as_awaited(work: Import, photo: Photo) -> Awaited:
     crops = tuple(
         Crop(one, crop_rectangle(one.box, size, work.cfg.crop.margin) if size else WHOLE) for one in placed.detections
     )
+    stays = deployment(work, photo, row and row["deployment_id"])
     return Awaited(
-        photo.relative, photo.path, photo.image_id, size, told.taken_at, deployment(work, photo), told.labels, crops,
-        placed.complete,
-    )  # fmt: skip
+        photo.relative, photo.path, photo.image_id, size, told.taken_at, stays, told.labels, crops, placed.complete
+    )
 
 
 def in_sequences(work: Import, photos: Sequence[Photo], ids: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -294,7 +302,8 @@ def label_seen(work: Import, photos: list[Photo]) -> None:
 def tell(work: Import, photo: Photo, image_id: int) -> None:
     """Write what is told of an image as a whole."""
     work.catalog.add_labels(work.run_id, [(image_id, photo.told.labels)])
-    work.catalog.fill_image(image_id, photo.told.taken_at, deployment(work, photo))
+    stays = deployment(work, photo, work.catalog.deployment_of(image_id))
+    work.catalog.fill_image(image_id, photo.told.taken_at, stays)
     work.catalog.join_sequences(in_sequences(work, [photo], [image_id]))
 
 
