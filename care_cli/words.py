@@ -9,8 +9,9 @@ import re
 
 SEPARATORS = re.compile(r"[\s_-]+")
 PEOPLE = frozenset(
-    ("person", "persons", "people", "human", "humans", "man", "woman", "child", "homo sapiens", "homo", "sapiens")
-)
+    ("person", "persons", "people", "human", "humans", "man", "woman", "child", "homo sapiens", "homo species", "homo",
+     "sapiens")
+)  # fmt: skip
 VEHICLES = frozenset(
     ("vehicle", "car", "truck", "bus", "motorcycle", "motorbike", "bicycle", "bike", "atv", "quad", "boat")
 )

@@ -212,14 +212,14 @@ def test_drawn_boxes_on_one_body_are_one_only_of_one_species(catalog, tmp_path):
 
 
 def test_models_and_imported_files_agree_on_what_a_name_means(tmp_path):
-    names = ["Homo sapiens", "woman", "child", "boat", "quad", "group", "unknown", "__ignore__", "no-animal", "human",
-             "white-tailed deer", "Blank"]  # fmt: skip
+    names = ["Homo sapiens", "homo species", "woman", "child", "boat", "quad", "group", "unknown", "__ignore__",
+             "no-animal", "human", "white-tailed deer", "Blank"]  # fmt: skip
     of_models = headers.meanings(names)
     read = [(name, *words.meaning(name)) for name in names]
     assert {name: (of.get("category"), of.get("species")) for name, of in of_models.items()} == {
         name: (category, species) for name, category, species in read if category
     }
-    assert [category for _, category, _ in read] == ["person"] * 3 + ["vehicle"] * 2 + ["animal"] * 2 + [
+    assert [category for _, category, _ in read] == ["person"] * 4 + ["vehicle"] * 2 + ["animal"] * 2 + [
         None, None, "person", "animal", None]  # fmt: skip
     assert coco_keypoints.Annotation("", (0, 0, 1, 1), "Homo_sapiens").person
 
@@ -230,6 +230,8 @@ def test_a_later_version_and_other_files_are_refused(tmp_path):
     for document in ({}, [], {"a": [1, {"images": 2}]}, "text"):
         with pytest.raises(CareError, match="no format known"):
             open_labels(written(tmp_path, document))
+    with pytest.raises(CareError, match="speciesnet_to_md"):
+        open_labels(written(tmp_path, {"predictions": [{"filepath": "a.jpg", "detections": []}]}))
     with pytest.raises(CareError, match="no results"):
         open_labels(written(tmp_path, {"detection": {}}), "megadetector")
     with pytest.raises(CareError, match="tells of no photo"):
@@ -282,6 +284,21 @@ def test_a_scan_of_the_folder_joins_photos_that_were_awaited_there(catalog, tmp_
     assert [row["species"] for row in catalog.crop_rows(Selection())] == ["stoat"]
     detect.run(catalog, detect.DetectConfig((Path(copy),)), detector)
     assert catalog.value("SELECT count(*) FROM images") == 2 and catalog.broken_references() == []
+
+
+@pytest.mark.parametrize(("awaited", "scanned"), [("photos", "photos/n"), ("photos/n", "photos")])
+def test_a_scan_of_a_part_or_of_more_joins_them_too(catalog, tmp_path, detector, awaited, scanned):
+    photo(tmp_path / "photos", "n/a.jpg", 1)
+    name = "n/a.jpg" if awaited == "photos" else "a.jpg"
+    images = [{"file": name, "detections": MD["images"][0]["detections"]}]
+    (tmp_path / "photos/n/a.jpg").rename(tmp_path / "away.jpg")
+    told = taken(catalog, written(tmp_path / "in", {**MD, "images": images}), tmp_path / awaited)["run"]
+    (tmp_path / "away.jpg").rename(tmp_path / "photos/n/a.jpg")
+    detect.run(catalog, detect.DetectConfig((tmp_path / scanned,)), detector)
+    assert [row["state"] for row in catalog.image_rows(Selection())] == ["ok"]
+    assert catalog.value("SELECT max(w) FROM crops WHERE run_id = ?", (told,)) == 80.0  # in px now
+    again = taken(catalog, tmp_path / "in" / "labels.json", tmp_path / awaited)
+    assert (again["unseen"], again["new"], len(catalog.bare_crops(told, 1))) == (0, 0, 0)
 
 
 def test_a_photo_that_was_seen_under_another_path_takes_over_what_was_told_of_it(catalog, tmp_path, detector):
@@ -435,6 +452,8 @@ def test_locations_of_a_file_are_not_the_deployments_of_other_cards(catalog, tmp
     assert places_of("a") == ["001 (2)", "7"]  # the folder of 7 lies among these very photos
     assert places_of("b") == ["001 (2)", "7"]
     assert places_of("c", prefix="nz ") == ["nz 001", "nz 7"]
+    assert places_of("a", prefix="mine ") == ["001 (2)", "7"]  # a photo stays where it is
+    assert not catalog.value("SELECT count(*) FROM deployments WHERE name LIKE 'mine%'")
     assert not catalog.value("SELECT count(*) FROM images WHERE deployment_id = ?", (own,))
     assert catalog.value("SELECT count(*) FROM images WHERE deployment_id = ?", (here,)) == 2
 

@@ -84,6 +84,8 @@ def export_yolo(
     with open_catalog(ctx) as catalog:
         summary = export(catalog, cfg)
     report(ctx, summary)
+    if summary["foreign"]:
+        message(f"No export wrote these {len(summary['foreign'])} into images and labels; they are left as they are.")
     if summary["missing"]:
         message(f"{summary['missing']} originals are not within reach; missing.csv lists them.")
         raise typer.Exit(1)

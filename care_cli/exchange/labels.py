@@ -21,7 +21,10 @@ from care_cli.geometry import Box
 # name -> what it is, and where its files are read
 FORMATS = {
     "coco": ("COCO Camera Traps JSON or COCO boxes", "care_cli.exchange.camera_traps:open_file"),
-    "megadetector": ("MegaDetector batch results", "care_cli.exchange.megadetector_results:open_file"),
+    "megadetector": (
+        "MegaDetector batch results (SpeciesNet's predictions by its script speciesnet_to_md)",
+        "care_cli.exchange.megadetector_results:open_file",
+    ),
     "yolo": ("a YOLO folder", "care_cli.exchange.yolo_folder:open_folder"),
 }
 EXAMPLES = 5  # kept of each reason
