@@ -113,9 +113,9 @@ def judge(photo: KnownPhoto, recipe: Recipe) -> Verdict:
     if any(_bars(box, recipe, bool(given)) for box in photo.boxes):
         return Verdict(PEOPLE)
     said = {plain(label) for label, of_sequence in photo.labels if not of_sequence}
-    of_sequence = {plain(label) for label, of_sequence in photo.labels if of_sequence}
-    if recipe.sequence_labels or of_sequence <= recipe.nothing:  # each photo of an empty sequence is empty
-        said |= of_sequence
+    sequence = {plain(label) for label, of_sequence in photo.labels if of_sequence}
+    if recipe.sequence_labels or sequence <= recipe.nothing:  # each photo of an empty sequence is empty
+        said |= sequence
     if given:
         return _drawn(given, said, photo, recipe)
     if not said:
