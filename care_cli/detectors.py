@@ -7,8 +7,9 @@ the boxes equal `YOLO(weights).predict` on the same pixels; they are plain NumPy
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,11 @@ import numpy as np
 from care_cli import checkpoints, engines, geometry, registry
 from care_cli.errors import CareError
 from care_cli.records import CATEGORIES, Detection, ModelSpec
-from care_cli.thresholds import ONE_BEING, SHOWN, STORED
+from care_cli.thresholds import ONE_BEING, SAME_CATEGORY, SHOWN, STORED
 from care_cli.weights import digest
 from care_cli.yolo import MOST, load_network
 
 SUPPRESSION = 0.7  # IoU from which boxes of a class are one, as Ultralytics' predict has it
-SAME_CATEGORY = 0.7  # IoU above which boxes of one category are one
 IMAGE_SIZE = 640  # px, where neither the model nor the user says
 GREY = (114, 114, 114)  # around photos that do not fill the network's input
 APART = np.float32(7680)  # px between the classes, so that boxes of two never overlap
@@ -169,17 +169,20 @@ def to_photo(rows: np.ndarray, photo: Prepared) -> np.ndarray:
     return rows
 
 
-def settle(detections: Sequence[Detection]) -> list[Detection]:
+def settle(
+    detections: Sequence[Detection], kind: Callable[[Detection], Hashable] = attrgetter("category")
+) -> list[Detection]:
     """What is kept of a photo's detections, most confident first.
 
     1. Classes without a category are dropped.
-    2. Within a category, boxes with IoU > 0.7 become one: the most confident.
+    2. Of one `kind` (else category), boxes with IoU > 0.7 become one: the most confident.
     3. An animal and a person with IoU ≥ 0.5 are one person, as confident as the surer of the two: a
        person must never end as an animal, nor vanish below the shown threshold.
     """
     kept: list[Detection] = []
-    for category in CATEGORIES:
-        same = [d for d in detections if d.category == category]
+    known = [d for d in detections if d.category in CATEGORIES]
+    for one in dict.fromkeys(map(kind, known)):
+        same = [d for d in known if kind(d) == one]
         best = geometry.keep_best([d.box for d in same], [d.confidence for d in same], SAME_CATEGORY)
         kept += [same[i] for i in best]
     animals = [d for d in kept if d.category == "animal"]

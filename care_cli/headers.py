@@ -11,6 +11,7 @@ from typing import Any
 
 from care_cli.errors import CareError
 from care_cli.records import CATEGORIES, VIEWS, KeypointScheme, Scheme, ViewpointScheme
+from care_cli.words import meaning
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 LABEL = 200  # characters of a class's or species' name
@@ -25,9 +26,6 @@ KEYPOINT_MODES = ("ckpe", "kpe", "kpe-pooled")  # how a network is told of point
 MOST_KEYPOINTS = 200  # categories of points
 MOST_VIEWPOINTS = 10_000  # pairs of a camera and a view
 ROLE = re.compile(r"(detect|propagate):(cpu|cuda)|index")
-PEOPLE = {"person", "people", "human", "man", "woman", "child"}
-VEHICLES = {"vehicle", "car", "truck", "bus", "motorcycle", "motorbike", "bicycle", "bike", "atv", "quad"}
-NOTHING = {"empty", "blank", "background", "none", "nothing"}
 
 
 def check_name(where: str, name: Any) -> None:
@@ -61,22 +59,13 @@ def checked_classes(where: str, classes: Any) -> dict[str, dict]:
 
 
 def meanings(names: Iterable[str]) -> dict[str, dict]:
-    """Class name to `{category, species?}` by the names alone: people and vehicles are recognised, 'animal' is of open
-    species, words for nothing are left out, and every other class is an animal of the species it is named after."""
-    meaning: dict[str, dict] = {}
-    for name in names:
-        word = name.strip().lower()
-        if word in NOTHING:
-            continue
-        if word in PEOPLE:
-            meaning[name] = {"category": "person"}
-        elif word in VEHICLES:
-            meaning[name] = {"category": "vehicle"}
-        elif word == "animal":
-            meaning[name] = {"category": "animal"}
-        else:
-            meaning[name] = {"category": "animal", "species": name}
-    return meaning
+    """Class name to `{category, species?}` by the names alone, see `words`; those that mean nothing are left out."""
+    known = {name: meaning(name) for name in names}
+    return {
+        name: {"category": category} | ({"species": species} if species else {})
+        for name, (category, species) in known.items()
+        if category
+    }
 
 
 def check_values(where: str, values: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "care_cli"
 HEAVY = {"torch", "torchvision", "timm", "ultralytics", "open_clip", "diffusers", "openvino", "matplotlib", "cv2",
          "accelerate", "transformers", "sklearn", "faiss", "numkong"}  # fmt: skip
 LEAVES = {"__init__", "records", "headers", "geometry", "images", "errors", "exif", "scan", "volumes", "decisions",
-          "outputs", "thresholds", "splits"}  # fmt: skip
+          "outputs", "thresholds", "splits", "words"}  # fmt: skip
 FILES = LEAVES | {"checkpoints", "weights"}  # leaves, and what reads weights files
 
 # room: the rooms of care_cli that it may import, heavy packages (inside functions) that it may import

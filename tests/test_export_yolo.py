@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import catalogs
@@ -20,6 +21,8 @@ from care_cli.cli import app
 from care_cli.decisions import Decision
 from care_cli.errors import CareError
 from care_cli.exchange import csv_tables, megadetector, yolo_export
+from care_cli.recipes import selection
+from care_cli.recipes.selection import judge
 from care_cli.records import Selection
 from care_cli.stages import detect, export_yolo, import_labels
 from care_cli.stages.export_yolo import YoloConfig
@@ -106,6 +109,10 @@ def test_the_folder_to_the_letter(catalog, labelled, tmp_path):
     assert len(scores) == sum(not int(row["empty"]) for row in rows) and {row["confidence"] for row in scores} == {
         "0.9"
     }
+    by_class = {row.pop("class"): row for row in summary["by_class"]}
+    of_part = {part: sum(row["part"] == part and not int(row["empty"]) for row in rows) for part in summary["parts"]}
+    assert {part: by_class["Stoat"][part] + by_class["Rodent"][part] for part in of_part} == of_part
+    assert by_class["Stoat"]["photos"] == sum(by_class["Stoat"][part] for part in of_part) == by_class["Stoat"]["boxes"]
     assert len(table(tmp_path / "set" / "missing.csv")) == summary["missing"]
     told = json.loads((tmp_path / "set" / "recipe.json").read_text())
     assert told["settings"]["recipe"]["empties"] == 0.5 and told["classes"] == NZ.names
@@ -128,10 +135,7 @@ def test_the_same_catalog_and_recipe_give_the_same_bytes(catalog, labelled, tmp_
     }
     assert photos and not any((labelled / "photos" / row["source"]).samefile(tmp_path / "two" / row["file"])
                               for row in table(tmp_path / "two" / "photos.csv"))  # fmt: skip
-    three = files(tmp_path / "three")
-    assert {name: data for name, data in one.items() if name.startswith(("images", "labels", "photos"))} == {
-        name: data for name, data in three.items() if name.startswith(("images", "labels", "photos"))
-    }
+    assert one == files(tmp_path / "three")
 
 
 def test_an_export_that_was_stopped_goes_on_and_one_of_other_settings_is_not_overwritten(
@@ -141,8 +145,9 @@ def test_an_export_that_was_stopped_goes_on_and_one_of_other_settings_is_not_ove
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(yolo_export.YoloFolder, "finish", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
         exported(catalog, tmp_path / "set")
-    (tmp_path / "set" / "images" / "train" / "half.jpg.part").write_bytes(b"half")
-    assert exported(catalog, tmp_path / "set")["linked"] == 0  # they are there
+    whole = next((tmp_path / "set" / "images" / "train").iterdir())
+    whole.rename(whole.with_name(whole.name + ".part"))
+    assert exported(catalog, tmp_path / "set")["linked"] == 1  # the others are there
     assert files(tmp_path / "set") == files(tmp_path / "whole")
     other = NZ.changed({"per_camera": "1"})
     with pytest.raises(CareError, match="other settings"):
@@ -155,6 +160,28 @@ def test_an_export_that_was_stopped_goes_on_and_one_of_other_settings_is_not_ove
     with pytest.raises(CareError, match="no export wrote"):
         exported(catalog, tmp_path / "mine", overwrite=True)
     assert files(tmp_path / "mine") == {"thesis.txt": b"dear"}
+
+
+def test_what_no_export_wrote_stays_where_it_is_and_is_named(catalog, tmp_path):
+    folder, other = tmp_path / "set", NZ.changed({"per_camera": "1"})
+    exported(catalog, folder)
+    mine = {"images/train/mine.jpg": b"photo", "images/train/deep/a.jpg": b"b", "labels/train/mine.txt": b"0 0 0 1 1\n"}
+    for name, data in mine.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    named = ["images/train/deep", "images/train/mine.jpg", "labels/train/mine.txt"]
+    assert exported(catalog, folder)["foreign"] == named
+    summary = exported(catalog, folder, other, overwrite=True)  # fewer photos: what was exported before goes
+    exported(catalog, tmp_path / "fresh", other)
+    assert summary["foreign"] == named and files(folder) == files(tmp_path / "fresh") | mine
+
+
+def test_copies_take_the_place_of_links(catalog, labelled, tmp_path):
+    summary = exported(catalog, tmp_path / "set")
+    assert exported(catalog, tmp_path / "set", copy=True)["copied"] == summary["photos"]
+    for row in table(tmp_path / "set" / "photos.csv"):
+        assert not (tmp_path / "set" / row["file"]).samefile(labelled / "photos" / row["source"])
+    assert exported(catalog, tmp_path / "set", copy=True)["copied"] == 0
 
 
 def test_nothing_is_written_among_photos_or_to_them(catalog, labelled, tmp_path):
@@ -234,6 +261,30 @@ def test_photos_of_people_are_left_out_unless_told_otherwise(tmp_path):
         catalog.decide(Decision("category", crop_id=1, value="person"))
         with pytest.raises(CareError, match="person or vehicle may be on it: 3"):
             exported(catalog, tmp_path / "nz")
+
+
+def test_what_a_detector_found_stays_its_own_on_the_way_through_a_folder(labelled, tmp_path):
+    """Doubtful boxes are no ground truth after export and import; drawn ones are, and sure ones get people's label."""
+    recipe = NZ.changed({"val": "0"})
+    with catalogs.new(tmp_path / "one.db") as one, catalogs.new(tmp_path / "two.db") as two:
+        run = catalogs.detect_run(one)
+        for name, confidence in (("a.PNG", 0.31), ("b.PNG", 0.9)):
+            image = catalogs.add_photo(one, name, folder=tmp_path / "photos")
+            catalogs.add_crops(one, run, image, name, [catalogs.found((40, 30, 80, 60), "animal", confidence, "stoat")])
+        exported(one, tmp_path / "set", None)
+        import_labels.run(two, LabelsConfig(tmp_path / "set"))
+        photos = [photo for _, photo in export_yolo.known_photos(two, 0, recipe, export_yolo.every_image(two))]
+        assert [(photo.looked, [box.given for box in photo.boxes]) for photo in photos] == [(True, [False])] * 2
+        verdicts = [judge(replace(photo, labels=(("stoat", False),)), recipe).reason for photo in photos]
+        assert sorted(verdicts) == [selection.DOUBTFUL, selection.KEPT]
+        with pytest.raises(CareError, match="nothing says what it shows"):
+            exported(two, tmp_path / "again", recipe)
+        (tmp_path / "set" / "scores.csv").unlink()  # now they are boxes without a confidence: drawn
+        with catalogs.new(tmp_path / "three.db") as three:
+            import_labels.run(three, LabelsConfig(tmp_path / "set"))
+            pages = export_yolo.every_image(three)
+            photos = [photo for _, photo in export_yolo.known_photos(three, 0, recipe, pages)]
+            assert all(box.given for photo in photos for box in photo.boxes)
 
 
 def test_the_real_card_comes_back_as_it_went(shared, tmp_path):

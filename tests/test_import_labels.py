@@ -14,15 +14,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from care_cli import registry
+from care_cli import headers, registry, words
 from care_cli.catalog import Catalog
 from care_cli.cli import app
 from care_cli.errors import CareError
-from care_cli.exchange import megadetector
+from care_cli.exchange import coco_keypoints, megadetector
 from care_cli.exchange.labels import Dropped, open_labels
 from care_cli.records import Selection
 from care_cli.stages import crops as crops_stage
-from care_cli.stages import detect, import_labels
+from care_cli.stages import detect, import_labels, places, told_paths
 from care_cli.stages.import_labels import LabelsConfig
 
 CROPS = (
@@ -175,12 +175,63 @@ def test_results_of_every_version_are_a_detect_run(catalog, tmp_path, version):
     assert taken(catalog, tmp_path / "labels.json")["new"] == 0 and len(shown(catalog)) == 2
 
 
+def test_a_classification_makes_a_person_a_species_or_neither(catalog, tmp_path):
+    taxa = "1f;mammalia;primates;hominidae;homo;sapiens;human", "2a;mammalia;carnivora;mustelidae;mustela;erminea;stoat"
+    names = {"0": taxa[0], "1": taxa[1], "2": "3b;;;;;;blank", "3": "vehicle", "4": "4c;aves;;;;;"}
+    told = [[["0", 0.99]], [["1", 0.5]], [["1", 0.49], ["0", 0.3]], [["0", 0.3], ["1", 0.2]], [["2", 0.9]],
+            [["3", 0.8]], [["4", 0.7]], [["1", 0.41]]]  # fmt: skip
+    boxes = [{"category": "1", "conf": 0.9 - n / 100, "bbox": [n / 10, 0.1, 0.08, 0.2], "classifications": pairs}
+             for n, pairs in enumerate(told)]  # fmt: skip
+    boxes[-1]["conf"] = 0.41  # by a detector of species, who is as sure of it as of the box
+    photo(tmp_path, "n/a.jpg")
+    images = [{"file": "n/a.jpg", "detections": boxes}]
+    summary = taken(catalog, written(tmp_path, {**MD, "classification_categories": names, "images": images}))
+    found = shown(catalog)
+    assert [row[1:3] for row in found] == [
+        ("person", None), ("animal", "stoat"), ("animal", None), ("person", None), ("animal", None), ("vehicle", None),
+        ("animal", "aves"), ("animal", "stoat")]  # fmt: skip
+    assert [row[-1] is None for row in found] == [row[1] != "animal" for row in found]  # of people no pixels
+    assert summary["failed"] == 0 and summary["dropped"] == [
+        {"reason": "its species is less sure than 0.5; it is an animal of unknown species", "count": 1,
+         "examples": ["n/a.jpg: stoat 0.49"]}]  # fmt: skip
+
+
+def test_drawn_boxes_on_one_body_are_one_only_of_one_species(catalog, tmp_path):
+    names = ["deer", "stoat", "human"]
+    of_photo = {1: [(0, 0), (0, 1), (1, 2)], 2: [(0, 0), (2, 1)]}  # class, and by how many px it is moved
+    document = {
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+        "annotations": [{"id": 1, "image_id": key, "category_id": number, "bbox": [20 + moved, 20, 60, 60]}
+                        for key, boxes in of_photo.items() for number, moved in boxes],
+        "images": [{"id": key, "file_name": f"{key}.jpg", "width": 320, "height": 240} for key in of_photo],
+    }  # fmt: skip
+    summary = taken(catalog, written(tmp_path, document))
+    assert sorted(row[:3] for row in shown(catalog)) == [
+        ("1.jpg", "animal", "deer"), ("1.jpg", "animal", "stoat"), ("2.jpg", "person", None)]  # fmt: skip
+    assert list(dropped(summary).values()) == [2]
+
+
+def test_models_and_imported_files_agree_on_what_a_name_means(tmp_path):
+    names = ["Homo sapiens", "homo species", "woman", "child", "boat", "quad", "group", "unknown", "__ignore__",
+             "no-animal", "human", "white-tailed deer", "Blank"]  # fmt: skip
+    of_models = headers.meanings(names)
+    read = [(name, *words.meaning(name)) for name in names]
+    assert {name: (of.get("category"), of.get("species")) for name, of in of_models.items()} == {
+        name: (category, species) for name, category, species in read if category
+    }
+    assert [category for _, category, _ in read] == ["person"] * 4 + ["vehicle"] * 2 + ["animal"] * 2 + [
+        None, None, "person", "animal", None]  # fmt: skip
+    assert coco_keypoints.Annotation("", (0, 0, 1, 1), "Homo_sapiens").person
+
+
 def test_a_later_version_and_other_files_are_refused(tmp_path):
     with pytest.raises(CareError, match=r"1\.0 to 1\.6"):
         open_labels(written(tmp_path, {**MD, "info": {"format_version": "2.0"}}))
     for document in ({}, [], {"a": [1, {"images": 2}]}, "text"):
         with pytest.raises(CareError, match="no format known"):
             open_labels(written(tmp_path, document))
+    with pytest.raises(CareError, match="speciesnet_to_md"):
+        open_labels(written(tmp_path, {"predictions": [{"filepath": "a.jpg", "detections": []}]}))
     with pytest.raises(CareError, match="no results"):
         open_labels(written(tmp_path, {"detection": {}}), "megadetector")
     with pytest.raises(CareError, match="tells of no photo"):
@@ -233,6 +284,21 @@ def test_a_scan_of_the_folder_joins_photos_that_were_awaited_there(catalog, tmp_
     assert [row["species"] for row in catalog.crop_rows(Selection())] == ["stoat"]
     detect.run(catalog, detect.DetectConfig((Path(copy),)), detector)
     assert catalog.value("SELECT count(*) FROM images") == 2 and catalog.broken_references() == []
+
+
+@pytest.mark.parametrize(("awaited", "scanned"), [("photos", "photos/n"), ("photos/n", "photos")])
+def test_a_scan_of_a_part_or_of_more_joins_them_too(catalog, tmp_path, detector, awaited, scanned):
+    photo(tmp_path / "photos", "n/a.jpg", 1)
+    name = "n/a.jpg" if awaited == "photos" else "a.jpg"
+    images = [{"file": name, "detections": MD["images"][0]["detections"]}]
+    (tmp_path / "photos/n/a.jpg").rename(tmp_path / "away.jpg")
+    told = taken(catalog, written(tmp_path / "in", {**MD, "images": images}), tmp_path / awaited)["run"]
+    (tmp_path / "away.jpg").rename(tmp_path / "photos/n/a.jpg")
+    detect.run(catalog, detect.DetectConfig((tmp_path / scanned,)), detector)
+    assert [row["state"] for row in catalog.image_rows(Selection())] == ["ok"]
+    assert catalog.value("SELECT max(w) FROM crops WHERE run_id = ?", (told,)) == 80.0  # in px now
+    again = taken(catalog, tmp_path / "in" / "labels.json", tmp_path / awaited)
+    assert (again["unseen"], again["new"], len(catalog.bare_crops(told, 1))) == (0, 0, 0)
 
 
 def test_a_photo_that_was_seen_under_another_path_takes_over_what_was_told_of_it(catalog, tmp_path, detector):
@@ -353,6 +419,45 @@ def test_photos_whose_names_are_no_text_keep_their_labels(catalog, tmp_path):
     assert taken(catalog, tmp_path / "set")["new"] == 0 and len(shown(catalog)) == 1
 
 
+def test_absolute_paths_of_another_machine_are_stripped(catalog, tmp_path):
+    folder = tmp_path / "photos"
+    photo(folder, "n/a.jpg", 1)
+    paths = {
+        "/data/old/n/a.jpg": "/data/old",
+        "D:\\old\\n\\a.jpg": "D:\\old\\",
+        "D:/old/n/a.jpg": "D:\\old",
+    }
+    for number, (path, strip) in enumerate(paths.items()):
+        images = [{"file": path, "detections": []}, {"file": "/data/older/n/b.jpg", "detections": []}]
+        cfg = LabelsConfig(written(tmp_path / str(number), {**MD, "images": images}), images=folder, strip=strip)
+        summary = import_labels.run(catalog, cfg)
+        assert (summary["at_hand"], dropped(summary)) == (1, {told_paths.OUTSIDE: 1})
+    assert [row["path"] for row in catalog.image_rows(Selection())] == ["n/a.jpg"]
+
+
+def test_locations_of_a_file_are_not_the_deployments_of_other_cards(catalog, tmp_path):
+    card, folder = "another volume", tmp_path / "photos"
+    folder.mkdir()
+    own = catalog.add_deployment("001", card, b"001")
+    place = places.place_of(folder)
+    here = catalog.add_deployment("7", place.volume, place.relative + b"/s")
+
+    def places_of(name: str, **more) -> list[tuple]:
+        images = [{"id": n, "file_name": f"{name}{n}.jpg", "location": at} for n, at in enumerate(("001", 7))]
+        file = written(tmp_path / name, {**CCT, "annotations": [], "images": images})
+        import_labels.run(catalog, LabelsConfig(file, images=folder, **more))
+        query = "SELECT deployment FROM timed_images JOIN image_files ON image_id = timed_images.id WHERE path LIKE ?"
+        return [row["deployment"] for row in catalog.rows(query + " ORDER BY path", (f"{name}%",))]
+
+    assert places_of("a") == ["001 (2)", "7"]  # the folder of 7 lies among these very photos
+    assert places_of("b") == ["001 (2)", "7"]
+    assert places_of("c", prefix="nz ") == ["nz 001", "nz 7"]
+    assert places_of("a", prefix="mine ") == ["001 (2)", "7"]  # a photo stays where it is
+    assert not catalog.value("SELECT count(*) FROM deployments WHERE name LIKE 'mine%'")
+    assert not catalog.value("SELECT count(*) FROM images WHERE deployment_id = ?", (own,))
+    assert catalog.value("SELECT count(*) FROM images WHERE deployment_id = ?", (here,)) == 2
+
+
 # -- files that are not as they should be
 
 WRONG = ("text", [], {}, None, True, -1, 1e400, "../../etc", "\ud800", [1, 2], {"a": 1}, "a\0b", "C:\\a.jpg", 10**30)
@@ -369,7 +474,7 @@ def test_faults_are_counted_each_by_its_reason(catalog, tmp_path):
             {"id": 22, "image_id": "a", "category_id": 9}, "annotation",
         ],
         "images": [
-            {"id": "a", "file_name": "a.jpg", "width": 320, "height": 240, "datetime": "yesterday"},
+            None, {"id": "a", "file_name": "a.jpg", "width": 320, "height": 240, "datetime": "yesterday"},
             {"id": "a", "file_name": "again.jpg"}, {"id": "b", "file_name": "a.jpg"}, {"id": "c", "file_name": 5},
             {"id": "d", "file_name": "../d.jpg"}, {"id": "e", "file_name": "/etc/passwd"},
             {"id": "f", "file_name": "C:\\f.jpg"}, {"id": "g", "file_name": " "}, {"file_name": "h.jpg"}, 9,
@@ -391,8 +496,8 @@ def test_faults_are_counted_each_by_its_reason(catalog, tmp_path):
         "its id was given before; the first one counts": 1,
         "its file was told of before; the first one counts": 1,
         "its file_name should be a path": 2,
-        "its path leads out of the folder of photos": 3,
-        "an image should be an object with an id": 2,
+        told_paths.OUTSIDE: 3,
+        "an image should be an object with an id": 3,
     }
     assert (summary["failed"], summary["images"]) == (sum(counts.values()), 1)
     assert dropped(taken(catalog, tmp_path / "labels.json")) == counts  # again, though there is nothing to do
@@ -414,7 +519,7 @@ def test_no_value_in_any_place_stops_an_import(tmp_path, good, seed):
             return [spoil(one) for one in value]
         return {key: spoil(one) for key, one in value.items()} if isinstance(value, dict) else value
 
-    for part in set(document) - {"info"}:
+    for part in sorted(set(document) - {"info"}):
         document[part] = [spoil(one) for one in document[part]] if isinstance(document[part], list) else document[part]
     with Catalog(tmp_path / "care.db", create=True) as catalog:
         form = "megadetector" if good is MD else "coco"

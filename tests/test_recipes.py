@@ -58,7 +58,8 @@ def test_all_97_labels_map_or_drop_as_the_table_says():
         assert judge(known(label), NZ).reason == selection.LEFT_OUT
     listed = sum(map(len, NZ.classes.values()))
     assert listed == len(labels) and set(NZ.dropped) == set(LEFT_OUT)
-    assert judge(known(" Brown  Creeper "), NZ).boxes[0][0] == 0  # whatever letters and blanks
+    for label in (" Brown  Creeper ", "brown-creeper", "Brown_Creeper"):  # whatever letters and signs between
+        assert judge(known(label), NZ).boxes[0][0] == 0
 
 
 REASONS = {
@@ -120,6 +121,18 @@ def test_all_sure_boxes_get_the_label_and_drawn_ones_win_over_detected_ones():
     assert judge(drawn, NZ).boxes == ((13, BOX, 1.0),)
 
 
+def test_boxes_of_people_are_of_no_species_however_sure_a_person_must_be():
+    lenient = replace(NZ, people=0.9)
+    person, vehicle = KnownBox((0, 0, 0.5, 0.5), "person", 0.6), KnownBox((0.5, 0, 0.5, 0.5), "vehicle", 0.2)
+    assert judge(known("stoat", boxes=[animal(), person, vehicle]), lenient).boxes == ((13, BOX, 0.9),)
+    assert judge(known("stoat", boxes=[person]), lenient).reason == selection.NO_BOX
+
+
+def test_an_animal_that_two_detectors_found_is_one():
+    near = animal(0.8, (0.2, 0.3, 0.1, 0.19))
+    assert judge(known("stoat", boxes=[near, animal()]), NZ).boxes == ((13, BOX, 0.9),)
+
+
 def test_people_are_learned_as_drawn_by_a_recipe_with_a_class_for_them():
     with_people = replace(NZ, classes={**NZ.classes, "Person": ("human",)}, dropped=("weasel",))
     drawn, found = KnownBox(BOX, "person", 1.0, given=True), KnownBox(BOX, "person", 0.9)
@@ -130,6 +143,9 @@ def test_people_are_learned_as_drawn_by_a_recipe_with_a_class_for_them():
     for boxes in ([found], [drawn, vehicle], [cat, vehicle]):
         assert judge(known("human", boxes=boxes), with_people).reason == selection.PEOPLE
     assert judge(known(boxes=[drawn, cat]), NZ).reason == selection.PEOPLE
+    hikers = replace(with_people, classes={**NZ.classes, "Person": ("human", "hiker")})
+    for label in ("human", "hiker", "person"):  # a detector's animal on the photo of a person is not that person
+        assert judge(known(label, boxes=[animal()]), hikers).reason == selection.PEOPLE
 
 
 def test_the_demo_learns_the_fifteen_classes_and_people():
@@ -143,6 +159,8 @@ def test_labels_of_sequences_count_when_that_is_wanted_and_empty_ones_always():
     assert judge(of_sequence, NZ).reason == selection.SEQUENCE
     assert judge(of_sequence, replace(NZ, sequence_labels=True)).reason == selection.KEPT
     assert judge(replace(known(boxes=()), labels=(("empty", True),)), NZ).reason == selection.EMPTY
+    some = replace(known(boxes=()), labels=(("empty", True), ("cat", True)))  # which photos are the empty ones?
+    assert judge(some, NZ).reason == selection.SEQUENCE
 
 
 # -- many photos
@@ -179,6 +197,13 @@ def test_undated_photos_are_bursts_of_their_sequences_or_alone():
     numbers = bursts_of([*photos, shot(9, 1)], 60)
     assert len(set(numbers[:5])) == 1 and len(set(numbers)) == 5
     assert Counter(thin(photos, NZ)) == {selection.KEPT: 6, selection.BURST: 2}
+
+
+def test_empty_photos_take_no_animals_place_in_a_burst():
+    burst = [shot(n, *([1] if n in (4, 7) else []), at=f"2020-01-01 10:00:{n:02}") for n in range(10)]
+    for seed in range(20):
+        reasons = thin(burst, replace(NZ, seed=seed, empties=0.4))
+        assert [reasons[4], reasons[7]] == [selection.KEPT] * 2 and reasons.count(selection.EMPTY) == 1
 
 
 def test_caps_by_camera_and_class_and_the_share_of_empties():

@@ -30,13 +30,14 @@ class LabelsTable:
     def told_files(self, source_id: int, run_id: int, paths: Sequence[bytes]) -> dict[bytes, dict]:
         """What is known of the files of these paths and of their images, by path.
 
-        Fields: id, image_id, bytes, mtime_ns, failure; of the image state, width, height, burst_id; done: the run has
-        dealt with it; bare: an animal of the run has no pixels.
+        Fields: id, image_id, bytes, mtime_ns, failure; of the image state, width, height, burst_id, deployment_id;
+        done: the run has dealt with it; bare: an animal of the run has no pixels.
         """
         marks = ", ".join("?" * len(paths))
         rows = self.rows(
             "SELECT path_bytes, files.id, files.image_id, files.bytes, mtime_ns, files.failure, state, width, height, "
-            "burst_id, EXISTS (SELECT 1 FROM run_images WHERE run_id = ?1 AND image_id = images.id) AS done, "
+            "burst_id, deployment_id, "
+            "EXISTS (SELECT 1 FROM run_images WHERE run_id = ?1 AND image_id = images.id) AS done, "
             "EXISTS (SELECT 1 FROM crops WHERE image_id = images.id AND run_id = ?1 AND category = 'animal' "
             "AND NOT EXISTS (SELECT 1 FROM crop_pixels WHERE crop_id = crops.id)) AS bare "
             "FROM image_files AS files LEFT JOIN images ON images.id = files.image_id "
@@ -44,6 +45,25 @@ class LabelsTable:
             (run_id, source_id, *paths),
         )
         return {row["path_bytes"]: row for row in rows}
+
+    def awaited_around(self, volume: str, root: bytes, paths: Sequence[bytes]) -> dict[bytes, int]:
+        """Images that nobody has seen and that are awaited at these paths below `root`, by path.
+
+        They are awaited by way of other folders, above that one or in it.
+        """
+        whole = {b"/".join(part for part in (root, path) if part != b"."): path for path in paths}
+        found = {}
+        for source in self.rows("SELECT id, root_bytes FROM sources WHERE volume = ?", (volume,)):
+            start = b"" if source["root_bytes"] == b"." else source["root_bytes"] + b"/"
+            below = {path[len(start) :]: given for path, given in whole.items() if path.startswith(start)}
+            marks = ", ".join("?" * len(below))
+            rows = self.rows(
+                "SELECT path_bytes, image_id FROM image_files JOIN images ON images.id = image_id "
+                f"WHERE source_id = ? AND path_bytes IN ({marks}) AND sha256 IS NULL",
+                (source["id"], *below),
+            )
+            found |= {below[row["path_bytes"]]: row["image_id"] for row in rows}
+        return found
 
     def add_awaited(self, run_id: int, source_id: int, photos: Sequence[Awaited]) -> list[int]:
         """Write photos that nobody has seen, with all that a run tells of them; returns their images' ids.
@@ -157,13 +177,14 @@ class LabelsTable:
         )
 
     def boxes_of(self, image_ids: Iterable[int], run_id: int) -> list[dict]:
-        """The boxes of images that a detect run found or that people gave, in the order they were written.
+        """The boxes of images that a detect run found or that were imported, in the order they were written.
 
-        Fields: image, label, species, category (after decisions), confidence, x, y, w, h, given (1: by people).
+        Fields: image, label, species, category (after decisions), confidence, x, y, w, h, given (1: people drew it;
+        an imported box with a confidence below 1 was found by a detector).
         """
         return self.rows(
-            "SELECT image_id AS image, label, species, category, confidence, x, y, w, h, run_id <> ?2 AS given "
-            "FROM crops "
+            "SELECT image_id AS image, label, species, category, confidence, x, y, w, h, "
+            "run_id <> ?2 AND confidence >= 1 AS given FROM crops "
             f"WHERE image_id IN (SELECT value FROM json_each(?1)) AND (run_id = ?2 OR run_id IN ({LABELLING})) "
             "ORDER BY image_id, run_id, id",
             (json.dumps(list(image_ids)), run_id),

@@ -231,6 +231,23 @@ class PhotosTable:
                 (unique, volume, folder),
             )
 
+    def location(self, name: str, volume: str, root: bytes) -> int:
+        """The deployment that a file means by a location of its photos, which lie below `root` on `volume`.
+
+        That of this name, unless a folder elsewhere is its own: another survey's `001` is another place. Then it is the
+        first one with a number behind that is free or is none of a folder.
+        """
+        number, unique = 1, name
+        while rows := self.rows("SELECT id, volume, folder_bytes FROM deployments WHERE name = ?", (unique,)):
+            [row] = rows
+            folder = row["folder_bytes"]
+            here = row["volume"] == volume and (root in (b".", folder) or (folder or b"").startswith(root + b"/"))
+            if folder is None or here:
+                return row["id"]
+            number += 1
+            unique = f"{name} ({number})"
+        return self.add_deployment(unique)
+
     def move_images_met(self, from_ids: list[int], to_name: str) -> int:
         """Put the images that the scan met out of deployments into the one called `to_name`; its id.
 
@@ -288,9 +305,9 @@ class PhotosTable:
                     changes.append((burst, event, image["id"]))
             self.db.conn.executemany("UPDATE images SET burst_id = ?, event_id = ? WHERE id = ?", changes)
 
-    def has_deployment(self, image_id: int | None) -> bool:
-        """Does the image belong to a deployment already?"""
-        return self.value("SELECT deployment_id FROM images WHERE id = ?", (image_id,)) is not None
+    def deployment_of(self, image_id: int | None) -> int | None:
+        """The deployment that the image belongs to, None when to none yet."""
+        return self.value("SELECT deployment_id FROM images WHERE id = ?", (image_id,))
 
     def only_in_other_runs(self, run_id: int) -> tuple[int, list[int]]:
         """How many images other detect runs dealt with and this one has not, and which runs those are."""

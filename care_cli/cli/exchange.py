@@ -84,6 +84,8 @@ def export_yolo(
     with open_catalog(ctx) as catalog:
         summary = export(catalog, cfg)
     report(ctx, summary)
+    if summary["foreign"]:
+        message(f"No export wrote these {len(summary['foreign'])} into images and labels; they are left as they are.")
     if summary["missing"]:
         message(f"{summary['missing']} originals are not within reach; missing.csv lists them.")
         raise typer.Exit(1)
@@ -157,6 +159,12 @@ def import_labels(
     format: Annotated[
         str | None, typer.Option("--format", help="coco, megadetector or yolo.  [default: recognised]")
     ] = None,
+    strip: Annotated[
+        str, typer.Option(metavar="PREFIX", help="Beginning of FILE's paths that is left out, such as D:\\survey.")
+    ] = "",
+    prefix: Annotated[
+        str, typer.Option(help="Put before every location, so that those of two surveys stay apart.")
+    ] = "",
 ) -> None:
     """Labels and boxes of COCO Camera Traps, COCO, MegaDetector or YOLO; run it again to go on or to add files."""
     from care_cli.exchange.labels import open_labels
@@ -165,7 +173,7 @@ def import_labels(
     source = open_labels(file, format)  # a wrong file begins no catalog
     refuse_catalog_among_photos(ctx.obj.catalog, [images or source.root] if images or file.is_dir() else [])
     with open_catalog(ctx, create=True) as catalog:
-        summary = run(catalog, LabelsConfig(file, format, images), source)
+        summary = run(catalog, LabelsConfig(file, format, images, strip, prefix), source)
     report(ctx, summary)
     if waiting := summary["unseen"]:
         message(

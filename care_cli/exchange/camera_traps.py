@@ -15,7 +15,8 @@ from care_cli.catalog.shelf import Shelf
 from care_cli.errors import CareError
 from care_cli.exchange.dataset_table import wall_clock
 from care_cli.exchange.json_streams import JsonFile
-from care_cli.exchange.labels import Dropped, Source, Told, ToldBox, fault_of, is_text, meaning, numbers_of, short
+from care_cli.exchange.labels import Dropped, Source, Told, ToldBox, fault_of, is_text, numbers_of, short
+from care_cli.words import meaning
 
 PAGE = 2000  # records at a time
 
@@ -24,7 +25,7 @@ def open_file(path: Path, name: str) -> Source:
     """The labels of a file. CareError when it is damaged, or lacks images or categories."""
     document = JsonFile(path)
     document.check()
-    if document.first("images.item") is None:
+    if not any(True for _ in document.items("images.item")):
         raise CareError(f"{path} tells of no photo: COCO has a list `images` with an object for each.")
     return Source(path, name, document.digest, path.absolute().parent, partial(read, document))
 

@@ -23,10 +23,10 @@ from care_cli.errors import CareError
 from care_cli.geometry import Box
 from care_cli.outputs import write_whole
 from care_cli.records import PROPAGATED, CropFrame, Keypoints, Template
+from care_cli.words import meaning
 
 UNKNOWN = "animal"  # the category of an animal whose species nobody said
 SEEN, HIDDEN, ABSENT = 2, 1, 0  # v of a point
-PEOPLE = frozenset(("person", "people", "human", "homo sapiens"))  # categories whose points and pixels are not taken
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Annotation:
     @property
     def person(self) -> bool:
         """Is it a person, of whom nothing but the box is taken?"""
-        return self.species.casefold() in PEOPLE
+        return meaning(self.species)[0] == "person"
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def _annotation_of(
     box = _numbers(entry.get("bbox"), 4, "bbox", "x, y, width, height")
     if not (box[2] > 0 and box[3] > 0):
         raise _Unusable(f"its bbox should be of a width and height above 0 px, but is {box}")
-    if species.casefold() in PEOPLE:
+    if meaning(species)[0] == "person":
         return entry["image_id"], Annotation(place, tuple(box), species)
     if not names:
         raise _Unusable(f"its category {species!r} has no keypoints")

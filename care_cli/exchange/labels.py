@@ -15,19 +15,18 @@ from pkgutil import resolve_name
 from typing import Any
 
 from care_cli.errors import CareError
-from care_cli.exchange.coco_keypoints import PEOPLE
 from care_cli.exchange.json_streams import JsonFile
 from care_cli.geometry import Box
 
 # name -> what it is, and where its files are read
 FORMATS = {
     "coco": ("COCO Camera Traps JSON or COCO boxes", "care_cli.exchange.camera_traps:open_file"),
-    "megadetector": ("MegaDetector batch results", "care_cli.exchange.megadetector_results:open_file"),
+    "megadetector": (
+        "MegaDetector batch results (SpeciesNet's predictions by its script speciesnet_to_md)",
+        "care_cli.exchange.megadetector_results:open_file",
+    ),
     "yolo": ("a YOLO folder", "care_cli.exchange.yolo_folder:open_folder"),
 }
-VEHICLES = frozenset(("vehicle", "car", "truck", "bus", "motorcycle", "motorbike", "bicycle", "atv", "boat"))
-EMPTY = frozenset(("empty", "blank", "none", "nothing", "no animal", "background", "__ignore__"))
-NAMELESS = frozenset(("animal", "animals", "group", "unknown", "unidentified", "unclassified", "other"))
 EXAMPLES = 5  # kept of each reason
 LOOKED_AT = 100_000  # JSON events from which a format is recognised
 
@@ -153,18 +152,6 @@ def recognised(path: Path) -> str:
 
 
 # -- what the formats have in common
-
-
-def meaning(name: str) -> tuple[str | None, str | None]:
-    """Category and species that a word means: of 'empty' none, of 'animal' no species."""
-    word = " ".join(name.casefold().replace("_", " ").split())
-    if word in EMPTY:
-        return None, None
-    if word in PEOPLE:
-        return "person", None
-    if word in VEHICLES:
-        return "vehicle", None
-    return "animal", None if word in NAMELESS else name
 
 
 def numbers_of(value: object) -> Box | None:

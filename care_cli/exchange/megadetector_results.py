@@ -1,7 +1,8 @@
 """MegaDetector batch results of any version from 1.0 on, as MegaDetector, SpeciesNet, AddaxAI and ours write them.
 
 What differs between versions is taken as it comes: `max_detection_conf` (until 1.2), ids of categories as numbers,
-results without their tables of categories (then MegaDetector's own), `detections` missing where a photo failed.
+results without their tables of categories (then MegaDetector's own), `detections` missing where a photo failed. Of
+SpeciesNet's names of classes, `id;class;order;family;genus;species;common name`, the last part that is filled counts.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from pathlib import Path
 
 from care_cli.errors import CareError
 from care_cli.exchange.json_streams import JsonFile
-from care_cli.exchange.labels import Dropped, Source, Told, ToldBox, fault_of, is_text, meaning, numbers_of, short
+from care_cli.exchange.labels import Dropped, Source, Told, ToldBox, fault_of, is_text, numbers_of, short
 from care_cli.exchange.megadetector import VIDEOS
-from care_cli.thresholds import STORED
+from care_cli.thresholds import SPECIES, STORED
+from care_cli.words import meaning
 
 NEWEST = 2.0  # the first version that is not known here
 CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}  # MegaDetector's own
@@ -76,7 +78,7 @@ def _names(document: JsonFile, table: str, dropped: Dropped) -> dict[str, str]:
     names = {}
     for key, name in listed.items():
         if is_text(name):
-            names[key] = name.strip()
+            names[key] = next((part.strip() for part in reversed(name.split(";")) if part.strip()), name)
         else:
             dropped.add("a category's name should be text", f"{table} {key}: {short(name)}")
     return names
@@ -102,16 +104,30 @@ def _box(entry: object, file: str, categories: dict, species: dict, dropped: Dro
     else:
         category, own = meaning(label)
         if category == "animal":
-            own = _classified(entry.get("classifications"), species) or own
+            category, said = _classified(entry, file, species, dropped)
+            own = said or own
         return ToldBox(box, True, label, category, own, float(confidence))
     return None
 
 
-def _classified(pairs: object, species: dict[str, str]) -> str | None:
-    """The species that is likeliest, None where there is none: 'animal' and 'blank' name no species."""
+def _classified(entry: dict, file: str, species: dict[str, str], dropped: Dropped) -> tuple[str, str | None]:
+    """Category and species of an animal by its likeliest classification; 'animal' and 'blank' name no species.
+
+    A person is one however unsure, and a species no species when too unsure; where a detector tells species apart,
+    its confidence is the box's, and says how sure it is of both.
+    """
+    pairs = entry.get("classifications")
     found = [
         (-pair[1], species[str(pair[0])])
         for pair in (pairs if isinstance(pairs, list) else [])
         if isinstance(pair, list) and len(pair) == 2 and str(pair[0]) in species and isinstance(pair[1], int | float)
     ]
-    return meaning(min(found)[1])[1] if found else None
+    if not found:
+        return "animal", None
+    score, name = min(found)
+    category, own = meaning(name)
+    if own and -score < SPECIES and -score != entry["conf"]:
+        reason = f"its species is less sure than {SPECIES:g}; it is an animal of unknown species"
+        dropped.add(reason, f"{file}: {own} {-score:g}", fault=False)
+        own = None
+    return category or "animal", own

@@ -9,7 +9,7 @@
     recipe.json                        the settings, and what came of them
 
 NAME is the beginning of the SHA-256 of the photo's bytes, so that the same catalog and recipe give the same folder,
-byte for byte.
+byte for byte. What no export wrote into `images` and `labels` is left as it is, and named.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from care_cli.errors import CareError
+from care_cli.exchange.dataset_table import read_table
 from care_cli.exchange.yolo_folder import DATA, PHOTOS, SCORES
 from care_cli.geometry import Box
 from care_cli.outputs import write_whole
@@ -32,9 +33,11 @@ from care_cli.scan import parse_path
 from care_cli.splits import PARTS
 
 RECIPE, MISSING = "recipe.json", "missing.csv"
+JOURNAL = "written.part"  # files of an export that has not ended, one a line; before each is written
 PHOTO_COLUMNS = ("file", "part", "location", "lighting", "taken_at", "source", "sha256", "empty")
 MISSING_COLUMNS = ("part", "location", "source")
 NAME = 24  # hexadecimal digits of a photo's name
+PARTIAL = ".part"  # behind the name of a photo that is being put there
 END_OF_JPEG = b"\xff\xd9"
 
 
@@ -64,6 +67,7 @@ class YoloFolder:
         self.settings = json.loads(json.dumps(settings))  # as it is read back
         self.linked = self.copied = 0
         self.photos: list[dict] = []
+        self.foreign: list[str] = []  # what lies among photos and texts and no export wrote, once it is finished
         self._written: set[Path] = set()
         self.scores: list[dict] = []
         self.missing: list[dict] = []
@@ -82,14 +86,42 @@ class YoloFolder:
         ours = isinstance(before, dict) and "settings" in before
         if present and not ours:
             raise CareError(f"{self.folder} holds files that no export wrote ({present[0]}). Name an empty folder.")
-        if ours and before["settings"] != self.settings:
-            if not overwrite:
-                raise CareError(
-                    f"{self.folder} was exported with other settings. Name another folder, or add --overwrite."
-                )
-            for kind in ("images", "labels"):
-                shutil.rmtree(self.folder / kind, ignore_errors=True)
+        other = ours and before["settings"] != self.settings
+        if other and not overwrite:
+            raise CareError(f"{self.folder} was exported with other settings. Name another folder, or add --overwrite.")
+        self._earlier = self._of_exports()
+        if other:
+            self._clear()
         write_whole(self.folder / RECIPE, _json({"settings": self.settings}))  # whose folder it is, if it is stopped
+
+    def _of_exports(self) -> set[Path]:
+        """The photos and texts that exports wrote here: one that ended, and one that was stopped after it."""
+        table, journal = self.folder / PHOTOS, self.folder / JOURNAL
+        files = [row["file"] for _, row in read_table(table)[1] if row.get("file")] if table.is_file() else []
+        files += journal.read_text("ascii", "replace").splitlines() if journal.is_file() else []
+        photos = {self.folder / file for file in files}
+        return photos | {self._text_of(photo) for photo in photos}
+
+    def _text_of(self, photo: Path) -> Path:
+        return self.folder / "labels" / photo.parent.name / f"{photo.stem}.txt"
+
+    def _present(self) -> Iterator[Path]:
+        """All that lies where photos and texts do."""
+        for kind in ("images", "labels"):
+            for part in PARTS:
+                if (folder := self.folder / kind / part).is_dir():
+                    yield from folder.iterdir()
+
+    def _clear(self) -> None:
+        """Delete what earlier exports wrote and this one has not; what no export wrote is the user's."""
+        ours = self._earlier | self._written
+        self.foreign = []
+        for path in set(self._present()) - self._written:
+            if path in ours or (path.suffix == PARTIAL and path.with_suffix("") in ours):
+                path.unlink()
+            else:
+                self.foreign.append(path.relative_to(self.folder).as_posix())
+        self.foreign.sort()
 
     def add(self, photo: Exported, places: Sequence[dict]) -> None:
         """Write a photo and its boxes; `places` are those of `Catalog.places`. One without its original is noted."""
@@ -99,12 +131,14 @@ class YoloFolder:
             return
         name = photo.sha256[:NAME]
         target = self.folder / "images" / photo.part / f"{name}{original.suffix.lower()}"
+        file = target.relative_to(self.folder).as_posix()
+        with (self.folder / JOURNAL).open("a", encoding="ascii", newline="\n") as journal:
+            journal.write(file + "\n")
         self._put(original, target)
         boxes = sorted(photo.boxes, key=lambda one: (-one[2], one[0], one[1]))
         text = "".join(_line(number, box) + "\n" for number, box, _ in boxes)
-        (self.folder / "labels" / photo.part / f"{name}.txt").write_text(text, encoding="ascii", newline="\n")
-        self._written |= {target, self.folder / "labels" / photo.part / f"{name}.txt"}
-        file = target.relative_to(self.folder).as_posix()
+        self._text_of(target).write_text(text, encoding="ascii", newline="\n")
+        self._written |= {target, self._text_of(target)}
         facts = {column: getattr(photo, column, None) for column in PHOTO_COLUMNS}
         self.photos.append(facts | {"file": file, "empty": int(not boxes)})
         self.scores += [
@@ -114,9 +148,10 @@ class YoloFolder:
 
     def _put(self, original: Path, target: Path) -> None:
         """The original's bytes at the target, by a hard link where that is possible and safe."""
-        if target.exists() and target.stat().st_size == original.stat().st_size:
+        there = target.exists() and target.stat().st_size == original.stat().st_size
+        if there and not (self.copy and target.samefile(original)):  # a link is no copy
             return
-        partial = target.with_name(target.name + ".part")
+        partial = target.with_name(target.name + PARTIAL)
         try:
             partial.unlink(missing_ok=True)
             if not self.copy and _safe_to_link(original):
@@ -136,10 +171,7 @@ class YoloFolder:
 
     def finish(self, names: Sequence[str], counts: dict) -> None:
         """Write the tables and the description; photos of an export before that are not in this one go."""
-        for kind in ("images", "labels"):
-            for part in PARTS:
-                for stale in set((self.folder / kind / part).iterdir()) - self._written:
-                    stale.unlink()
+        self._clear()
         lines = [f"{part}: images/{part}" for part in PARTS]
         listed = "".join(f"\n  - {json.dumps(name, ensure_ascii=False)}" for name in names)
         write_whole(self.folder / DATA, "\n".join(lines) + f"\nnc: {len(names)}\nnames:{listed or ' []'}\n")
@@ -151,6 +183,7 @@ class YoloFolder:
         write_whole(self.folder / MISSING, _table(missing, MISSING_COLUMNS))
         told = {"settings": self.settings, "classes": list(names), "missing": len(missing), **counts}
         write_whole(self.folder / RECIPE, _json(told))
+        (self.folder / JOURNAL).unlink(missing_ok=True)
 
 
 def _line(number: int, box: Box) -> str:

@@ -18,8 +18,9 @@ from typing import Any
 
 from care_cli.errors import CareError
 from care_cli.exchange.dataset_table import read_table, wall_clock
-from care_cli.exchange.labels import Dropped, Source, Told, ToldBox, fault_of, is_text, meaning, numbers_of, short
+from care_cli.exchange.labels import Dropped, Source, Told, ToldBox, fault_of, is_text, numbers_of, short
 from care_cli.scan import Found, Unreadable, display_path, scan
+from care_cli.words import meaning
 
 PHOTOS, SCORES, DATA = "photos.csv", "scores.csv", "data.yaml"
 NAMES = ("classes.txt", "labels/classes.txt", "obj.names")

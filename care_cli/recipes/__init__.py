@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from care_cli.errors import CareError
+from care_cli.words import meaning, plain
 
 HERE = Path(__file__).resolve().parent
 
@@ -76,6 +77,11 @@ class Recipe:
         """Labels of photos that show nothing."""
         return frozenset(map(plain, self.empty))
 
+    @cached_property
+    def of_people(self) -> frozenset[int]:
+        """Numbers of the classes of people or vehicles: one of their labels means such."""
+        return frozenset(number for label, number in self.numbers.items() if meaning(label)[0] in ("person", "vehicle"))
+
     @property
     def names(self) -> list[str]:
         """Names of the classes, in the order of their numbers."""
@@ -109,11 +115,6 @@ class Recipe:
 SETTINGS = {
     one.name: one.type for one in fields(Recipe) if one.type in ("float", "int", "bool")
 }  # the ones that the command line can change
-
-
-def plain(label: str) -> str:
-    """A label as it is compared: small letters, words joined by underscores."""
-    return "_".join(label.casefold().split())
 
 
 def known() -> list[str]:

@@ -15,9 +15,11 @@ from datetime import datetime
 from itertools import groupby
 
 from care_cli.errors import CareError
-from care_cli.geometry import Box, clip_box
-from care_cli.recipes import Recipe, plain
+from care_cli.geometry import Box, clip_box, keep_best
+from care_cli.recipes import Recipe
 from care_cli.splits import PARTS, SplitRule, assign
+from care_cli.thresholds import SAME_CATEGORY
+from care_cli.words import plain
 
 KEPT, EMPTY = "kept", "kept as empty"
 DAMAGED = "the photo is damaged"
@@ -99,7 +101,8 @@ def judge(photo: KnownPhoto, recipe: Recipe) -> Verdict:
     1. Damaged photos, those of no known location, and those on which a person or vehicle may be are left out; people
        are learned only as people drew them, by a recipe with a class for them.
     2. Boxes that people drew count instead of a detector's; each is of its own species, and all must be known.
-    3. Else the photo's label is that of all sure boxes: one species, no doubtful box, at least one sure one.
+    3. Else the photo's label is that of all sure boxes: one species, no doubtful box, at least one sure one. A label of
+       people names no detector's boxes: animals beside a person are not people.
     4. A photo that is said to be empty is taken as such when no box contradicts.
     """
     if photo.damaged:
@@ -109,8 +112,10 @@ def judge(photo: KnownPhoto, recipe: Recipe) -> Verdict:
     given = [box for box in photo.boxes if box.given]
     if any(_bars(box, recipe, bool(given)) for box in photo.boxes):
         return Verdict(PEOPLE)
-    said = {plain(label) for label, of_sequence in photo.labels if recipe.sequence_labels or not of_sequence}
-    said |= {word for label, _ in photo.labels if (word := plain(label)) in recipe.nothing}
+    said = {plain(label) for label, of_sequence in photo.labels if not of_sequence}
+    sequence = {plain(label) for label, of_sequence in photo.labels if of_sequence}
+    if recipe.sequence_labels or sequence <= recipe.nothing:  # each photo of an empty sequence is empty
+        said |= sequence
     if given:
         return _drawn(given, said, photo, recipe)
     if not said:
@@ -147,17 +152,23 @@ def _drawn(given: list[KnownBox], said: set[str], photo: KnownPhoto, recipe: Rec
 
 
 def _found(word: str, photo: KnownPhoto, recipe: Recipe) -> Verdict:
-    """A detector's boxes, all of the species that the photo is said to show."""
+    """A detector's animals, all of the species that the photo is said to show."""
     if (reason := _unusable(word, recipe)) is not None:
         return Verdict(reason)
+    number = recipe.numbers[word]
+    if number in recipe.of_people:
+        return Verdict(PEOPLE)
     if not photo.looked:
         return Verdict(NOT_LOOKED)
-    if any(recipe.doubtful <= box.confidence < recipe.positive for box in photo.boxes):
-        return Verdict(DOUBTFUL)
-    sure = [box for box in photo.boxes if box.confidence >= recipe.positive]
-    if not sure:
+    animals = [box for box in photo.boxes if box.category == "animal" and box.confidence >= recipe.doubtful]
+    if not animals:
         return Verdict(NO_BOX)
-    return _written([recipe.numbers[word]] * len(sure), sure, photo, recipe)
+    if any(box.confidence < recipe.positive for box in animals):
+        return Verdict(DOUBTFUL)
+    if len(animals) > 1:  # two detectors may have found one animal
+        best = keep_best([box.box for box in animals], [box.confidence for box in animals], SAME_CATEGORY)
+        animals = [animals[i] for i in best]
+    return _written([number] * len(animals), animals, photo, recipe)
 
 
 def _unusable(word: str, recipe: Recipe) -> str | None:
@@ -186,10 +197,12 @@ def thin(candidates: Sequence[Candidate], recipe: Recipe) -> list[str]:
 
     Of a burst at most `per_burst` are kept, then of a class at a camera `per_camera`, then of a class `per_class`, then
     of empty photos so many that they are at most the share `empties` of all. Which ones depends on their keys and the
-    seed, and not on the order in which they come.
+    seed, and not on the order in which they come; empty ones never take an animal's place.
     """
     reasons = [KEPT if one.classes else EMPTY for one in candidates]
-    order = sorted(range(len(candidates)), key=lambda i: (_lot(candidates[i].key, recipe.seed), i))
+    order = sorted(
+        range(len(candidates)), key=lambda i: (not candidates[i].classes, _lot(candidates[i].key, recipe.seed), i)
+    )
     bursts = bursts_of(candidates, recipe.burst_gap)
     used: Counter[object] = Counter()
     for limit, reason, groups_of in (

@@ -169,7 +169,7 @@ def write(catalog: Catalog, run_id: int, jobs: list[Job], cfg: DetectConfig, tal
                 continue
             standing = catalog.find_image(job.photo.sha256)
             unseen = catalog.unseen_image(job.image_id)
-            placed = catalog.has_deployment(standing or unseen)
+            placed = catalog.deployment_of(standing or unseen)
             image_id = catalog.add_image(job.photo, None if placed else deployment_of(catalog, job, cfg), unseen)
             tally.new += standing is None
             note_file(catalog, job, image_id=image_id)

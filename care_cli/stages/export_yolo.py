@@ -73,8 +73,8 @@ def run(catalog: Catalog, cfg: YoloConfig) -> dict:
     counts = counted([one for one in plan.photos if one.sha256 in written], plan)
     target.finish(plan.names, counts)
     catalog.finish_run(run_id)
-    missing = {"missing": len(target.missing), "linked": target.linked, "copied": target.copied}
-    return {"folder": str(cfg.folder), "run": run_id, **counts, **missing}
+    done = {"missing": len(target.missing), "linked": target.linked, "copied": target.copied, "foreign": target.foreign}
+    return {"folder": str(cfg.folder), "run": run_id, **counts, **done}
 
 
 def settings_of(catalog: Catalog, cfg: YoloConfig, detect_run: int) -> dict:
@@ -89,17 +89,18 @@ def settings_of(catalog: Catalog, cfg: YoloConfig, detect_run: int) -> dict:
 
 def counted(photos: Sequence[Exported], plan: Plan) -> dict:
     """Photos and boxes of what was written, and why others were not."""
-    classes = {name: {"photos": 0, "boxes": 0} for name in plan.names}
-    for one in photos:
-        for number in {number for number, *_ in one.boxes}:
-            classes[plan.names[number]]["photos"] += 1
-        for number, *_ in one.boxes:
-            classes[plan.names[number]]["boxes"] += 1
+    shown = [(number, one.part) for one in photos for number in {number for number, *_ in one.boxes}]
+    of_class, of_part = Counter(number for number, _ in shown), Counter(shown)
+    boxes = Counter(number for one in photos for number, *_ in one.boxes)
+    in_parts = dict(sorted(Counter(one.part for one in photos).items()))
     return {
         "photos": len(photos),
-        "parts": dict(sorted(Counter(one.part for one in photos).items())),
+        "parts": in_parts,
         "empty": sum(not one.boxes for one in photos),
-        "by_class": [{"class": name, **of} for name, of in classes.items()],
+        "by_class": [
+            {"class": name, "photos": of_class[i], "boxes": boxes[i]} | {part: of_part[i, part] for part in in_parts}
+            for i, name in enumerate(plan.names)
+        ],
         "left_out": [
             {"reason": reason, "count": count}
             for reason, count in sorted(plan.left_out.items(), key=lambda item: (-item[1], item[0]))
@@ -113,7 +114,8 @@ def counted(photos: Sequence[Exported], plan: Plan) -> dict:
 def by_recipe(catalog: Catalog, recipe: Recipe, detect_run: int) -> Plan:
     """The photos that a recipe takes of all that is told of this catalog's images.
 
-    Boxes that people drew and labels are those of all imports; a detector's boxes are those of one run.
+    Boxes that people drew and labels are those of all imports; a detector's boxes are those of one run, and those that
+    were imported with a confidence.
     """
     left_out: Counter[str] = Counter()
     ids: list[int] = []
@@ -171,12 +173,13 @@ def known_photos(
         for row in catalog.told_images(ids):
             size = (row["width"], row["height"]) if row["width"] and row["height"] else None
             known = [known_box(box, size) for box in boxes.get(row["id"], ())]
+            found = any(not box.given for box in known)  # by whatever detector
             known += [KnownBox(box, "person", 1.0) for box in persons.get(row["id"], ())]
             photo = KnownPhoto(
                 key=row["path"] or row["sha256"],
                 labels=tuple(labels.get(row["id"], ())),
                 boxes=tuple(known),
-                looked=row["id"] in looked,
+                looked=found or row["id"] in looked,
                 size=size,
                 location=row["location"],
                 camera=row["camera"],

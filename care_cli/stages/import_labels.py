@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,7 +26,8 @@ from care_cli.stages.photos import Job, read, unchanged
 from care_cli.stages.pipeline import WORKERS, ahead, batches
 from care_cli.stages.places import Place, add_place
 from care_cli.stages.told_boxes import place as place_boxes
-from care_cli.thresholds import PERSON, STORED
+from care_cli.stages.told_paths import OUTSIDE, relative_path
+from care_cli.thresholds import PERSON, SPECIES, STORED
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 PAGE = 5000  # photos looked up at once; those without their files are one transaction
 BATCH = 64  # photos with their files a transaction
 LEAST = 1280  # px of the longer side that a photo is decoded with; crops that need more are cut from a finer picture
-DRIVE = re.compile(r"[A-Za-z]:[/\\]")  # how absolute paths of Windows begin
 WHOLE = (0, 0, 1, 1)  # the rectangle of a crop whose photo's size nobody knows
 
 
@@ -46,6 +45,8 @@ class LabelsConfig:
     file: Path
     format: str | None = None  # a name of exchange.labels.FORMATS; None: recognised
     images: Path | None = None  # the folder that the photos' paths begin at; None: the file's own
+    strip: str = ""  # beginning of the file's paths that is left out
+    prefix: str = ""  # put before every location, so that those of two files stay apart
     crop: CropSettings = field(default_factory=CropSettings)
 
 
@@ -105,6 +106,7 @@ class Import:
     at_hand: int = 0
     new: int = 0
     deployments: dict[str | bytes, int] = field(default_factory=dict)  # by location or folder
+    met: set[int] = field(default_factory=set)  # deployments of its photos
     sequences: dict[str, int] = field(default_factory=dict)  # of undated photos: the first image
 
 
@@ -131,7 +133,7 @@ def run(catalog: Catalog, cfg: LabelsConfig, source: Source | None = None) -> di
                         write(work, photo)
             bar.update(len(page))
     catalog.finish_meeting(work.place.source_id, whole=False)
-    for group in batches(sorted(set(work.deployments.values())), BATCH):
+    for group in batches(sorted(work.met), BATCH):
         with catalog.transaction():
             for deployment_id in filter(catalog.ungrouped, group):
                 catalog.regroup(deployment_id)
@@ -150,7 +152,7 @@ def begin(catalog: Catalog, cfg: LabelsConfig, source: Source) -> Import:
     place = add_place(catalog, root)
     settings = {"imported": source.format, "file": source.digest, **cfg.crop.as_run_settings()}
     if source.detections:
-        settings |= {"stored": STORED, "shown": source.shown}
+        settings |= {"stored": STORED, "shown": source.shown, "species": SPECIES}
     command = "detect" if source.detections else "import-labels"
     noted = {"path": str(source.path), "images": str(root), "source": place.source_id}
     run_id = catalog.begin_run(command, settings, **noted)
@@ -181,10 +183,10 @@ def summary(work: Import) -> dict:
 
 def usable(work: Import, page: Sequence[Told], shelf: Shelf) -> Iterator[Photo]:
     """The photos of a page that lie below the root, each path once."""
-    found = [(told, relative_path(work.root, told.file)) for told in page]
+    found = [(told, relative_path(work.root, told.file, work.cfg.strip)) for told in page]
     for told, relative in found:
         if relative is None:
-            work.dropped.add("its path leads out of the folder of photos", told.file)
+            work.dropped.add(OUTSIDE, told.file)
     inside = [(told, relative) for told, relative in found if relative is not None]
     new = shelf.meet([display_path(relative) for _, relative in inside])
     for (told, relative), first in zip(inside, new, strict=True):
@@ -192,27 +194,6 @@ def usable(work: Import, page: Sequence[Told], shelf: Shelf) -> Iterator[Photo]:
             yield Photo(told, relative)
         else:
             work.dropped.add("its file was told of before; the first one counts", told.file)
-
-
-def relative_path(root: Path, text: str) -> bytes | None:
-    """A path of a file as it is below the root, with forward slashes; None where it leads out of it."""
-    if "\0" in text:
-        return None
-    if text.startswith(("/", "\\\\")) or DRIVE.match(text):
-        if not Path(text).is_absolute() or not Path(text).is_relative_to(root):
-            return None
-        text = Path(text).relative_to(root).as_posix()
-    elif "\\" in text and not os.path.lexists(root / text):
-        text = text.replace("\\", "/")
-    parts: list[str] = []
-    for part in text.split("/"):
-        if part == ".." and not parts:
-            return None
-        if part == "..":
-            parts.pop()
-        elif part not in ("", "."):
-            parts.append(part)
-    return os.fsencode("/".join(parts)) if parts else None
 
 
 def look_up(work: Import, photos: list[Photo]) -> list[Photo]:
@@ -232,12 +213,20 @@ def look_up(work: Import, photos: list[Photo]) -> list[Photo]:
     return done
 
 
-def deployment(work: Import, photo: Photo) -> int | None:
-    """The deployment of a photo: its location, or, of a detector's results with the file at hand, its folder's."""
+def deployment(work: Import, photo: Photo, standing: int | None) -> int | None:
+    """The deployment of a photo: the one where it is; else its location, or, of a detector's results with the file at
+    hand, its folder's."""
+    found = standing or _deployment_told(work, photo)
+    work.met |= {found} - {None}
+    return found
+
+
+def _deployment_told(work: Import, photo: Photo) -> int | None:
     if photo.told.location:
-        key: str | bytes = photo.told.location
+        key: str | bytes = work.cfg.prefix + photo.told.location
         if key not in work.deployments:
-            work.deployments[key] = work.catalog.add_deployment(display_path(os.fsencode(key)))
+            name = display_path(os.fsencode(key))
+            work.deployments[key] = work.catalog.location(name, work.place.volume, work.place.relative)
     elif work.source.detections and photo.found:
         name, key = work.place.deployment(photo.relative)
         if key not in work.deployments:
@@ -277,10 +266,10 @@ def as_awaited(work: Import, photo: Photo) -> Awaited:
     crops = tuple(
         Crop(one, crop_rectangle(one.box, size, work.cfg.crop.margin) if size else WHOLE) for one in placed.detections
     )
+    stays = deployment(work, photo, row and row["deployment_id"])
     return Awaited(
-        photo.relative, photo.path, photo.image_id, size, told.taken_at, deployment(work, photo), told.labels, crops,
-        placed.complete,
-    )  # fmt: skip
+        photo.relative, photo.path, photo.image_id, size, told.taken_at, stays, told.labels, crops, placed.complete
+    )
 
 
 def in_sequences(work: Import, photos: Sequence[Photo], ids: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -313,7 +302,8 @@ def label_seen(work: Import, photos: list[Photo]) -> None:
 def tell(work: Import, photo: Photo, image_id: int) -> None:
     """Write what is told of an image as a whole."""
     work.catalog.add_labels(work.run_id, [(image_id, photo.told.labels)])
-    work.catalog.fill_image(image_id, photo.told.taken_at, deployment(work, photo))
+    stays = deployment(work, photo, work.catalog.deployment_of(image_id))
+    work.catalog.fill_image(image_id, photo.told.taken_at, stays)
     work.catalog.join_sequences(in_sequences(work, [photo], [image_id]))
 
 

@@ -239,6 +239,9 @@ def look_up(catalog: Catalog, run_id: int, page: list[Found], tally: Tally, bar:
         place = tally.places[root]
         tally.stays |= {(place.volume, place.deployment(one.relative)[1]) for one in found}
         rows = catalog.known_files(place.source_id, [one.relative for one in found])
+        fresh = [one.relative for one in found if one.relative not in rows]
+        images_of = {path: row["image_id"] for path, row in rows.items()}
+        images_of |= catalog.awaited_around(place.volume, place.relative, fresh) if fresh else {}
         same = {one.relative: rows[one.relative] for one in found if unchanged(rows.get(one.relative), one)}
         undone = set(catalog.undone_images(run_id, [row["image_id"] for row in same.values()]))
         done = [row["id"] for row in same.values() if row["image_id"] not in undone]
@@ -247,5 +250,5 @@ def look_up(catalog: Catalog, run_id: int, page: list[Found], tally: Tally, bar:
         for one in found:
             row = same.get(one.relative)
             if row is None or row["image_id"] in undone:
-                jobs.append(Job(one, place, rows.get(one.relative, {}).get("image_id")))
+                jobs.append(Job(one, place, images_of.get(one.relative)))
     return jobs

@@ -62,10 +62,15 @@ def place(
         else:
             found.append(Detection(placed, box.confidence, box.label, box.category, box.species))
     found += [Detection(person, 1.0, "person", "person") for person in people]
-    kept = sorted(found, key=lambda one: -one.confidence) if _apart(found) else settle(found)
+    kept = sorted(found, key=lambda one: -one.confidence) if _apart(found) else settle(found, _kind)
     if (merged := len(found) - len(kept) - len(people)) > 0:
         dropped.add(SAME, told.file, merged, fault=False)
     return Placed(tuple(kept))
+
+
+def _kind(one: Detection) -> tuple:
+    """What boxes on one body must share to be one: drawn ones the species too, for people tell two animals apart."""
+    return one.category, one.species if one.confidence >= 1 else None
 
 
 def _apart(found: Sequence[Detection]) -> bool:
