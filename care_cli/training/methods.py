@@ -31,6 +31,7 @@ from care_cli.geometry import sides
 from care_cli.records import Scheme, ViewpointScheme
 from care_cli.side_information import SideInformation, without_viewpoints
 from care_cli.training.config import TrainConfig
+from care_cli.training.heads import check_weights
 from care_cli.training.losses import arcface, triplet
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ class Learner(nn.Module):
     def __init__(self, cfg: TrainConfig, classes: int, embedder: nn.Module):
         super().__init__()
         self.cfg, self.embedder = cfg, embedder
-        if not (cfg.arc_weight or cfg.triplet_weight or cfg.class_weight):
-            raise CareError("Every part of the loss has weight 0, so there is nothing to learn: set one above 0.")
+        check_weights(cfg.arc_weight, cfg.triplet_weight, cfg.class_weight)
         with torch.no_grad():
             dim = embedder.eval()(torch.zeros(1, 3, *sides(cfg.input_size))).shape[1]
         self.neck = nn.BatchNorm1d(dim, affine=False) if cfg.neck else nn.Identity()
