@@ -117,10 +117,12 @@ def configure(
     size: str | None = None,
     presets: Sequence[str] = (),
     begun: Mapping[str, Any] | None = None,
+    own: Mapping[str, Any] | None = None,
     **given: Any,
 ) -> TrainConfig:
     """Settings, later ones over earlier: those of a backbone's size, what weights to begin from say of themselves
-    (`begun`), the method's, its presets' in their order, and what is `given`. All are fields of TrainConfig.
+    (`begun`), the method's, what a model of ours says that is gone on from (`own`), the presets' in their order, and
+    what is `given`. All are fields of TrainConfig.
 
     Raises CareError for names that do not exist.
     """
@@ -139,6 +141,7 @@ def configure(
         large,
         begun or {},
         getattr(module, "RECIPE", {}),
+        own or {},
         *(known[name] for name in presets),
     ]
     return TrainConfig(method=method, **functools.reduce(_over, [*layers, given]))
@@ -225,9 +228,11 @@ def for_size(cfg: TrainConfig) -> tuple[str, dict[str, Any]]:
 
     if cfg.backbone in clip.ARCHITECTURES:
         raise CareError(f"A CLIP is trained by care, clip-reid or clip-ft; {cfg.method} takes a backbone of timm's.")
-    if cfg.stride or cfg.drop_path:
-        from care_cli.training import plain_vits
+    from care_cli.training import plain_vits
 
+    if cfg.backbone in plain_vits.OURS:
+        return plain_vits.architecture(cfg, cfg.backbone)
+    if cfg.stride or cfg.drop_path:
         return plain_vits.architecture(cfg)
     own = cfg.backbone == backbones.STEM_VIT
     pretrained = None if own or not timm.is_model(cfg.backbone) else timm.get_pretrained_cfg(cfg.backbone)
