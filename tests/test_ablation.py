@@ -131,6 +131,15 @@ def test_cells_are_of_their_sources_counts_and_timesteps():
         ("random", 1), ("expert", 1), ("random", 3), ("expert", 3)]  # fmt: skip
 
 
+def test_care_is_taught_by_the_schedule_of_the_data_set_whose_figures_stand_beside(catalog, cfg, monkeypatch):
+    monkeypatch.setattr(ablation.published, "recognise", lambda *_: "LionData")
+    plain = replace(cfg, name="tokens", sizes=(), begin={"care": "none"}, request=TrainRequest())
+    found = ablation.listing(catalog, plain)
+    assert {(row["training"]["batch"], row["training"]["epochs"]) for row in found["rows"]} == {(32, 60)}
+    [of_paper] = [line for line in ablation.remarks(found) if "LionData" in line]
+    assert "10 seeds" in of_paper and "every photo of the test part" in of_paper
+
+
 # -- what is missing
 
 

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from care_cli import clip
+from care_cli import clip, encoders, registry
 from care_cli.errors import CareError
+from care_cli.stages import train_settings
+from care_cli.stages.train_settings import TrainRequest
 from care_cli.training import care, clip_reid, clip_towers, methods, prompts
 from care_cli.training.alignment import Aligned, Prototypes
 from care_cli.training.config import TextConfig, TrainConfig
@@ -82,7 +84,7 @@ def test_a_photo_alone_in_its_batch_teaches_nothing() -> None:
     """Why the batch of one that the authors' earlier code has is not offered."""
     one = torch.randn(1, 5)
     assert float(contrast(one, torch.randn(1, 5), torch.tensor([3]))) == 0.0
-    with pytest.raises(CareError, match=r"text\.batch at least 2"):
+    with pytest.raises(CareError, match=r"text\.batch is at least 2"):
         TextConfig(batch=1)
 
 
@@ -119,14 +121,14 @@ def test_phase_2_is_the_weighted_sum_of_equations_8_to_10() -> None:
         seen = [x.numpy().astype(np.float64) for x in vars(learner.embedder.features(images)).values()]
         terms = {name: float(value) for name, value in learner(images, None, labels).items()}
     y = labels.numpy()
-    target = np.full((8, 6), 0.1 / 6)
-    target[np.arange(8), y] += 0.9
 
-    def smoothed(logits: np.ndarray) -> float:
+    def smoothed(logits: np.ndarray, share: float = 0.1) -> float:
+        target = np.full((8, 6), share / 6)
+        target[np.arange(8), y] += 1 - share
         return float(-(target * np.log(softmax_rows(logits))).sum(1).mean())
 
     ids = 0.0
-    for x, layer in zip(seen[1:], learner.classifiers, strict=True):
+    for x, layer in zip(seen[1:], learner.heads.classifiers, strict=True):
         normed = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
         ids += smoothed(normed @ layer.weight.detach().numpy().T)
     assert terms["class"] == pytest.approx(0.25 * ids, rel=1e-4)
@@ -136,6 +138,11 @@ def test_phase_2_is_the_weighted_sum_of_equations_8_to_10() -> None:
     unit = seen[2] / np.linalg.norm(seen[2], axis=1, keepdims=True)
     rows = bank.numpy() / np.linalg.norm(bank.numpy(), axis=1, keepdims=True)
     assert terms["prototype"] == pytest.approx(0.5 * smoothed(9.0 * unit @ rows.T), rel=1e-4)
+    learner.cfg = replace(cfg, prototype_smoothing=0.0)  # equation 10 as it is printed
+    with torch.no_grad():
+        terms = {name: float(value) for name, value in learner(images, None, labels).items()}
+    assert terms["prototype"] == pytest.approx(0.5 * smoothed(9.0 * unit @ rows.T, 0.0), rel=1e-4)
+    assert terms["class"] == pytest.approx(0.25 * ids, rel=1e-4)
 
 
 def test_the_weights_have_the_three_presets() -> None:
@@ -148,6 +155,17 @@ def test_the_weights_have_the_three_presets() -> None:
     assert (words.learning_rate, words.epochs, words.batch, words.tokens) == (4.5e-4, 10, 64, 4)
     assert methods.configure("clip-reid", text={"tokens": 8}).text == replace(clip_reid.TEXT, tokens=8)
     assert told["toolkit"].embedding == "proj" and usual.embedding == "both"
+    assert told["literal"].prototype_smoothing == 0 and told["literal"].smoothing == 0.1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"weight_decay": -1.0}, {"warmup": -3.0}, {"least_rate": -1.0}, {"epochs": math.inf}, {"learning_rate": math.nan}],
+)
+def test_numbers_of_the_text_side_out_of_range_are_refused(wrong: dict) -> None:
+    [name] = wrong
+    with pytest.raises(CareError, match=rf"text\.{name} is (above|at least) 0, got "):
+        TextConfig(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +181,19 @@ def test_schedules_by_data_set(preset: str, rate: float, batch: int, epochs: flo
     portrait = methods.configure("care")
     assert portrait.input_size == (256, 128) and portrait.mean == (0.5, 0.5, 0.5)
     assert portrait.augmentation.flip == 0.5 and portrait.augmentation.pad == 10
+
+
+def test_a_clip_of_ours_goes_on_seeing_what_it_saw_unless_another_input_is_said(tmp_path: Path) -> None:
+    """Its header lies over the method's recipe, which has portraits of 256 x 128 px, and under what is asked for."""
+    header = {"method": "care", "architecture": "care_clip", "options": SMALL_CLIP, "input_size": (64, 32),
+              "mean": [0.4] * 3, "std": [0.3] * 3}  # fmt: skip
+    encoders.save_embedder(small_clip(), tmp_path / "own.safetensors", header)
+    spec = registry.find(tmp_path / "own.safetensors", task="embedder")
+    cfg = train_settings.settings_of(TrainRequest("care"), spec)
+    assert (cfg.input_size, cfg.mean, cfg.std) == ((64, 32), (0.4,) * 3, (0.3,) * 3)
+    assert train_settings.settings_of(TrainRequest("care", settings={"input_size": 48}), spec).input_size == 48
+    square = train_settings.settings_of(TrainRequest("care", ("square-224",)), spec)
+    assert square.input_size == 224 and square.mean == clip_towers.CLIP_MEAN
 
 
 # -- phase 1: words
@@ -226,7 +257,7 @@ def test_names_that_clip_cannot_hold_are_cut_and_said() -> None:
     assert any("read like others" in line for line in said)
     features = text(*one(torch.zeros(6, 32), torch.arange(6)))
     assert features.isfinite().all()
-    with pytest.raises(CareError, match=r"text\.tokens are 1 to 64"):
+    with pytest.raises(CareError, match=r"text\.tokens is from 1 to 64"):
         TextConfig(tokens=80)
     with pytest.raises(CareError, match="leave no room for words"):
         prompts.tokenized(TextConfig(tokens=60), NAMES, KINDS, 44, print)
@@ -292,7 +323,7 @@ def test_phase_2_updates_the_image_tower_necks_and_classifiers_and_no_prototype(
     found = moved(learner, torch.randn(6, 3, 64, 32), None, torch.tensor([0, 0, 1, 1, 2, 2]))
     trained = {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
     assert found == trained
-    assert {name for name, _ in learner.named_parameters()} - trained == {"necks.0.bias", "necks.1.bias"}
+    assert {name for name, _ in learner.named_parameters()} - trained == {"heads.necks.0.bias", "heads.necks.1.bias"}
     assert not any(name.startswith("prototypes") for name in found)
 
 
@@ -365,10 +396,17 @@ def test_identities_with_one_photo_and_batches_without_positives_are_learned_fro
     said: list[str] = []
     done = methods.train(single, configured("care"), device="cpu", notice=said.append)
     assert all(math.isfinite(row["loss"]) for row in done.history)
-    assert any("triplet loss has nothing to compare" in line for line in said)
+    assert all(row["triplet"] > 0 for row in done.history)  # each is its own match
+    assert not any("triplet loss has nothing to compare" in line for line in said)
     alone = configured("care", individuals=4, photos=1)  # no batch holds a pair, though the animals have four photos
-    done = methods.train(data, alone, device="cpu")
-    assert all(row["triplet"] == 0 and math.isfinite(row["loss"]) for row in done.history)
+    done = methods.train(data, alone, device="cpu", notice=said.append)
+    assert all("triplet" not in row and math.isfinite(row["loss"]) for row in done.history)
+    assert any("triplet loss has nothing to compare" in line for line in said)
+
+
+def test_words_that_nothing_would_be_aligned_to_are_not_learned() -> None:
+    with pytest.raises(CareError, match="--method clip-ft, which does without"):
+        methods.train(animals(), configured("care", prototype_weight=0.0), device="cpu")
 
 
 def test_what_animals_are_called_belongs_to_a_training_that_describes_them(tmp_path: Path) -> None:

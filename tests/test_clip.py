@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -75,6 +76,33 @@ def test_positions_of_another_size_are_resampled_and_the_class_token_keeps_its_o
     same = clip.ImageTower(**clip.image_options(SMALL_CLIP))
     encoders.load_weights(same, whole.state_dict(), Path("same"))
     assert torch.equal(same.visual.positional_embedding, whole.visual.positional_embedding)
+
+
+@pytest.mark.parametrize(("size", "grid"), [((256, 128), (16, 8)), (256, (16, 16))])
+def test_positions_of_openais_grid_are_resampled_as_open_clip_does(size: object, grid: tuple[int, int]) -> None:
+    """14 x 14 patches, as of 224 px."""
+    torch.manual_seed(4)
+    places = torch.randn(1 + 14 * 14, 64)
+    whole = clip.Clip(**clip.resized(SMALL_CLIP, size))
+    resampled = {"visual.positional_embedding": places.clone()}
+    open_clip.model.resize_pos_embed(resampled, whole)
+    found = clip.checkpoint_filter_fn({"visual.positional_embedding": places}, whole)["visual.positional_embedding"]
+    assert tuple(whole.visual.grid_size) == grid
+    torch.testing.assert_close(found, resampled["visual.positional_embedding"], rtol=1e-4, atol=1e-5)
+
+
+def test_checkpointing_changes_nothing_but_memory() -> None:
+    """Not the class token before the last block either, which a hook takes out of the computation."""
+    seen, found = photos(3), []
+    for twice in (False, True):
+        tower = image_tower(small_clip()).train()
+        tower.set_grad_checkpointing(twice)
+        features = tower.features(seen)
+        loss = sum((one**2).mean() for one in vars(features).values())
+        loss.backward()
+        found.append([loss.detach(), *(parameter.grad for parameter in tower.parameters())])
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-6)
 
 
 def test_positions_of_a_portrait_are_known_to_be_a_portraits() -> None:

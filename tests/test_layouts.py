@@ -93,6 +93,8 @@ PUBLISHED = {
     "Stoat": ("Stoat", lambda root: photos(root, "train/1_CREK_2.jpg", "gallery/1_FC01_5.jpg", "query/1_FC-1_6.jpg"), [
         ("1_CREK_2.jpg", "train-1", {"part": "train", "camera": "CREK"}), ("1_FC01_5.jpg", "test-1", {}),
         ("1_FC-1_6.jpg", "test-1", {"part": "query"})]),
+    "MetaWildStoat": ("MetaWild stoat", lambda root: photos(root, "train/1_C1_2.jpg", "gallery/9_C2_5.jpg"), [
+        ("1_C1_2.jpg", "1", {"part": "train", "camera": "C1"}), ("9_C2_5.jpg", "9", {"part": "gallery"})]),
     "MacaqueFaces": ("macaques", macaques, [
         ("Dan/Macaque_Face_1.jpg", "Dan", {"date": "2014-07-03", "event": "2014-07-03"}),
         ("Judd/Macaque_Face_9.jpg", "Judd", {"date": "2015-07-21"})]),

@@ -72,6 +72,7 @@ def test_splits_sum_to_the_counts_of_the_data_sets():
         (["lion_data", "nyala"], (90, 700), None),
         (["nyala of our park"], (400, 9000), None),
         (["octail"], (10, 50), None),
+        (["MetaWild-stoat"], (253, 6733), "MetaWildStoat"),
         ([], (0, 0), None),
     ],
 )

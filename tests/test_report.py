@@ -402,3 +402,25 @@ def test_prototypes_that_cannot_be_shown_are_told(examined, tmp_path):
         assert "Not shown: " in (tmp_path / "broken" / "index.html").read_text("utf-8")
         (folder / best / "prototypes.safetensors").unlink()
     assert report_words.beside(folder / f"{best}.safetensors") is None
+
+
+def test_pictures_are_of_the_rows_that_are_asked_for_and_of_texts_of_photos(examined, monkeypatch):
+    """Not the baseline of the figures and the best; and a worse row whose meta-net described every photo."""
+    folder, result = examined
+    names = [row["name"] for row in sorted(result["rows"], key=lambda row: row["metrics"]["mAP"]["mean"])]
+    first = {row["name"]: row["models"][0]["name"] for row in result["rows"]}
+    told = {first[name]: {"training": {"settings": {"text": {"meta_net": name == names[0]}}}} for name in names}
+    shown = []
+    monkeypatch.setattr(report_words, "header_of", lambda spec: told[spec.name])
+    monkeypatch.setattr(report_words, "_body", lambda catalog, row, *_: shown.append(row.name) or "body")
+    with Catalog(folder / "care.db") as catalog:
+        seen = report._reopened(catalog, result)
+        for asked in (names, names[::-1]):
+            assert [row.name for row in report._pictured(seen, result | {"pictured": asked})] == asked
+        others = report._pictured(seen, result | {"pictured": ["CLIP-FT", names[0]]})
+        assert others == report._pictured(seen, result)
+        for name in names:
+            left_beside(folder, first[name], catalog, dim=8)
+        assert report_words.section(catalog, seen.rows, {}) and shown == names[:1]
+        for name in names:
+            (folder / first[name] / "prototypes.safetensors").unlink()

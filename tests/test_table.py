@@ -21,7 +21,17 @@ from care_cli.evaluation.metrics import METRICS
 from care_cli.evaluation.published import published
 from care_cli.exchange import layouts
 from care_cli.records import Selection
-from care_cli.stages import benchmark, cells, evaluate_reid, split_lists, table, table_report, train, trained
+from care_cli.stages import (
+    benchmark,
+    cell_words,
+    cells,
+    evaluate_reid,
+    split_lists,
+    table,
+    table_report,
+    train,
+    trained,
+)
 from care_cli.stages.cells import Recipe
 from care_cli.stages.evaluation_data import crops_of
 from care_cli.stages.split_lists import Line
@@ -230,7 +240,7 @@ def test_a_row_has_its_figures_without_the_querys_own_event_too():
     half = 12.706 * (0.02**0.5) / 2**0.5  # t of one degree of freedom, the standard deviation, two seeds
     assert row["metrics"]["top1"]["mean"] == pytest.approx(0.6) and "mAP" not in row["metrics"]
     assert row["metrics"]["top1"]["half"] == pytest.approx(half, rel=1e-4)
-    line = cells.line(row, ("top1",))
+    line = cell_words.line(row, ("top1",))
     assert (line["top1"], line["top1_apart"], line["paper_top1"]) == (60.0, 40.0, None)
 
 
@@ -272,6 +282,7 @@ def test_a_killed_table_goes_on_and_says_what_is_missing(finished):
     assert "MPDD (dog)" in absent and "https://data.mendeley.com" in absent
     said = " ".join(table.remarks(found))
     assert "A PART OF THE DATA SET" in said and "last epoch" in said and "from scratch" in said
+    assert found["settings"] == SETTINGS and "NOT AS IN THE PAPER: " in said and "; epochs=0.5; " in said
     with Catalog(cfg.out / "LionData.db") as catalog:  # figures are those of the list, asked by themselves
         protocol = split_lists.protocol_of(catalog, cfg.out / "LionData.csv")
         spec = trained.find(catalog, lion["rows"][1]["models"][0])
@@ -313,9 +324,24 @@ def test_what_cannot_be_done_is_said_for_each_kind(cfg, data):
         ({"datasets": ("CTai",)}, "'CTai' is no data set of this table"),
         ({"data": data / "none"}, "folder of data sets"),
         ({"recipe": Recipe(begin={"giant": "x"})}, "the size 'giant'"),
+        ({"table": "methods"}, "--begin care=FILE"),
     ):
         with pytest.raises(CareError, match=says):
             table.listing(replace(cfg, **wrong))
+
+
+def test_what_is_not_the_papers_is_said(cfg):
+    """Other weights, and rows of which each is taught and told as its authors have it."""
+    begin = {"clip-ft": "none", "care": "none", "transreid": "none"}
+    asked = replace(cfg, table="methods", sizes=(), datasets=("LionData",), recipe=Recipe(begin=begin, as_paper=True))
+    found = table.listing(asked)
+    assert (found["settings"], found["begin"]) == ({}, begin)
+    said = " ".join(table.remarks(found))
+    assert "CARE: 256 x 128 px, rate 8e-06, batch 32, 60 epochs" in said and "NOT AS IN THE PAPER" not in said
+    assert "TransReID: 256 x 256 px" in said and "120 epochs, told camera and flank where known (weight 3)" in said
+    rows = [one | {"begun_from": "toy.safetensors"} for one in found["datasets"][0]["rows"] if one["method"] == "care"]
+    assert cell_words.departures({}, rows) == ["NOT AS IN THE PAPER: care begins from toy.safetensors."]
+    assert cell_words.unlike(rows) is None
 
 
 def test_a_data_set_that_fails_is_told_and_others_go_on(cfg, monkeypatch):
@@ -357,7 +383,9 @@ def test_the_page_has_the_table_and_a_report_of_each_data_set(finished, tmp_path
     files = table_report.write(cfg, found, tmp_path / "page")
     assert {path.name for path in files} == {"index.html", "result.json", "table.csv", "table.png"}
     page = (tmp_path / "page" / "index.html").read_text("utf-8")
-    assert 'href="LionData/index.html"' in page and "paper 40.3 / 55.3" in page and "data.mendeley.com" in page
+    assert (
+        'href="LionData/index.html"' in page and "paper 40.3 ± 0.3 / 55.3 ± 0.2" in page and "data.mendeley.com" in page
+    )
     result = json.loads((tmp_path / "page" / "result.json").read_text("utf-8"))
     assert result == json.loads(json.dumps(found))
     assert f"{100 * result['datasets'][0]['rows'][2]['metrics']['mAP']['mean']:.1f} / " in page

@@ -394,10 +394,19 @@ def test_small_data_are_learned_from_and_said() -> None:
     said: list[str] = []
     some = colours(3, 1, points=True)
     some.beside[0, :, 2] = 0
-    trained = train(some, settings("ckpe"), notice=said.append)
+    trained = train(some, settings("ckpe", photos=1), notice=said.append)
     assert "triplet" not in trained.history[0] and {"arcface", "class"} < set(trained.history[0])
     expected = ["1 of 3 photos have no visible keypoint", "only 3 individuals", "triplet loss has nothing to compare"]
     assert all(word in text for word, text in zip(expected, said, strict=True))
+    assert "triplet" in train(colours(3, 1), settings(photos=2)).history[0]  # a photo is repeated, and its own match
+
+
+def test_a_rate_that_is_not_reached_is_said() -> None:
+    said: list[str] = []
+    train(colours(), settings(epochs=1.0, warmup=4.0, warmup_from=0.2), notice=said.append)
+    assert len(said) == 1 and "it ends at 40% of" in said[0]
+    train(colours(), settings(epochs=1.0, warmup=0.5), notice=said.append)
+    assert len(said) == 1
 
 
 def test_a_loss_that_is_no_number_ends_it_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from care_cli.geometry import sides
 from care_cli.jigsaw_vit import JigsawViT, runs
 from care_cli.overlapping_vit import overlapping_vit
 from care_cli.stages import train_settings
+from care_cli.stages.train_settings import TrainRequest
 from care_cli.training import methods
 from care_cli.training.config import TrainConfig
 
@@ -156,14 +157,14 @@ def test_the_losses_are_those_worked_in_numpy() -> None:
     torch.manual_seed(1)
     learner = methods.build(cfg, 3, None).train()
     with torch.no_grad():
-        for layer, norm in zip(learner.classifiers, learner.necks, strict=True):
+        for layer, norm in zip(learner.heads.classifiers, learner.heads.necks, strict=True):
             layer.weight.normal_()
             norm.weight.uniform_(0.5, 2)
     labels, features = np.array([0, 0, 1, 1, 2]), torch.randn(5, 5, 64)  # five features of five photos
     with torch.no_grad():
         terms = learner.terms(list(features), torch.from_numpy(labels))
     entropies, triplets = [], []
-    for x, layer, norm in zip(features.double().numpy(), learner.classifiers, learner.necks, strict=True):
+    for x, layer, norm in zip(features.double().numpy(), learner.heads.classifiers, learner.heads.necks, strict=True):
         unit = (x - x.mean(0)) / np.sqrt(x.var(0) + norm.eps) * norm.weight.detach().numpy()
         logits = unit @ layer.weight.detach().numpy().T
         entropies.append(np.mean([np.log(np.exp(row).sum()) - row[y] for row, y in zip(logits, labels, strict=True)]))
@@ -182,7 +183,7 @@ def test_gradients_reach_everything_but_the_necks_biases() -> None:
     learner = methods.build(tiny(drop_path=0.0), 2, None).train()
     sum(learner(torch.randn(4, 3, 40, 40), None, torch.tensor([0, 0, 1, 1])).values()).backward()
     without = {name for name, parameter in learner.named_parameters() if parameter.grad is None}
-    assert without == {f"necks.{number}.bias" for number in range(5)}
+    assert without == {f"heads.necks.{number}.bias" for number in range(5)}
 
 
 def test_a_setting_of_the_recipe_is_the_papers() -> None:
@@ -200,6 +201,19 @@ def test_settings_are_said_on_the_command_line() -> None:
     assert train_settings.overrides(said) == found
     with pytest.raises(CareError, match="stride is a whole number"):
         train_settings.overrides(["stride=null"])
+
+
+def test_a_model_that_is_gone_on_from_keeps_its_stride_unless_another_is_said(tmp_path: Path) -> None:
+    cfg = tiny(input_size=(64, 40), stride=8)
+    saved(methods.build(cfg, 4, None).finished(), cfg, tmp_path / "own.safetensors")
+    spec = registry.find(tmp_path / "own.safetensors", task="embedder")
+
+    def options(method: str = "transreid", **settings) -> dict:
+        return methods.architecture(train_settings.settings_of(TrainRequest(method, settings=settings), spec))[1]
+
+    assert (options()["stride"], options()["drop_path_rate"], options()["img_size"]) == (8, 0.1, (64, 40))
+    assert "stride" not in options(stride=0) and "drop_path_rate" not in options(drop_path=0.0)
+    assert options("vit")["stride"] == 8 and "stride" not in options("vit", stride=0)
 
 
 # -- the finished model

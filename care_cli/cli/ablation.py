@@ -21,9 +21,6 @@ COLUMNS = [
     "top1_half",
     "mAP",
     "mAP_half",
-    "paper_top1",
-    "paper_mAP",
-    "paper_table",
 ]
 
 
@@ -50,7 +47,11 @@ def ablation(
     extractor_weights: ExtractorWeights = None,
     carry: Carry = None,
     begin: Annotated[
-        Pair, typer.Option(metavar="KEY=WEIGHTS", help="To begin from, of a size or method.  [default: from scratch]")
+        Pair,
+        typer.Option(
+            metavar="KEY=WEIGHTS",
+            help="To begin from, of a size or method.  [default: tokens, margin: CLIP; others: from scratch]",
+        ),
     ] = None,
     settings: Settings = None,
     split: Annotated[str, typer.Option(help="Which split of the animals, made as `care train` does.")] = "default",
@@ -62,7 +63,7 @@ def ablation(
 ) -> None:
     """Do one of the papers' ablations: train and examine a model for every cell; killed, it goes on."""
     from care_cli.stages import ablation as stage
-    from care_cli.stages import cells, splits, train_settings
+    from care_cli.stages import cell_words, splits, train_settings
     from care_cli.stages.devices import choose
     from care_cli.stages.keypoint_figures import check_targets
     from care_cli.stages.sweep import setting_of
@@ -88,7 +89,8 @@ def ablation(
         check_targets(catalog, plot, None)
         found = stage.listing(catalog, cfg) if dry_run else stage.run(catalog, cfg)
     stage.draw(found, plot)
-    show(ctx, found, stage.table_rows(found), COLUMNS, cells.lacks(found["rows"]), stage.remarks(found), csv)
+    columns = [*COLUMNS, *cell_words.published_columns(found["rows"], stage.SHOWN), "paper_table"]
+    show(ctx, found, stage.table_rows(found), columns, cell_words.lacks(found["rows"]), stage.remarks(found), csv)
     if any(row["failure"] for row in found["rows"]):
         raise typer.Exit(1)
 

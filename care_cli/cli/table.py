@@ -18,6 +18,12 @@ Begin = Annotated[
         help="To begin from, of a size or method; none: scratch.  [default: the paper's]",
     ),
 ]
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE,...", help="Of all rows: tiny, small, base ...; not for --table methods.  [default: paper's]"
+    ),
+]
 
 
 def table(
@@ -30,7 +36,7 @@ def table(
     seeds: Annotated[
         int | None, typer.Option(metavar="N", help="Models of a cell.  [default: care 10, ckpe 3]", min=1)
     ] = None,
-    backbone: ablation.Sizes = None,
+    backbone: Backbone = None,
     begin: Begin = None,
     settings: ablation.Settings = None,
     template: ablation.Template = None,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from care_cli.errors import CareError
 from care_cli.evaluation import ablation_figure, published
 from care_cli.evaluation.ablations import ABLATIONS, SOURCES, Ablation, Cell
-from care_cli.stages import cells
+from care_cli.evaluation.paper_tables import schedules
+from care_cli.stages import cell_words, cells
 from care_cli.stages.cells import Planned, Recipe
 from care_cli.stages.evaluation_data import crops_of
 from care_cli.stages.evaluation_tables import TWO_SEEDS
@@ -82,12 +83,13 @@ def run(catalog: Catalog, cfg: AblationConfig) -> dict:
 
 
 def _with_dataset(catalog: Catalog, cfg: AblationConfig) -> AblationConfig:
-    """With the published data set whose figures stand beside: the ablation's, else the one that is at hand."""
+    """With the published data set whose figures stand beside: the ablation's, else the one that is at hand; and with
+    the schedule that its paper has for it."""
     if (dataset := _ablation(cfg).dataset) is None:
         whole = crops_of(catalog)
         folders = catalog.datasets_imported(whole.id.tolist())
         dataset = published.recognise(folders, len(set(whole.individual.tolist())), len(set(whole.image.tolist())))
-    return replace(cfg, dataset=dataset)
+    return replace(cfg, dataset=dataset, presets=schedules(dataset) if dataset else {})
 
 
 def _summary(cfg: AblationConfig, rows: Sequence[dict]) -> dict:
@@ -95,25 +97,30 @@ def _summary(cfg: AblationConfig, rows: Sequence[dict]) -> dict:
         "ablation": cfg.name,
         "about": ABLATIONS[cfg.name].about,
         "seeds": list(cfg.seeds),
+        "settings": dict(cfg.request.settings),
+        "begin": dict(cfg.begin),
         "split": cfg.request.split.name,
-        "published": {"paper": rows[0]["paper"][0] if rows[0]["paper"] else None, "dataset": cfg.dataset},
+        "published": {"paper": next((row["paper"][0] for row in rows if row["paper"]), None), "dataset": cfg.dataset},
         "rows": list(rows),
     }
 
 
 def table_rows(found: Mapping[str, Any]) -> list[dict]:
     """The table with a line for each cell."""
-    return [cells.line(one, SHOWN) for one in found["rows"]]
+    return [cell_words.line(one, SHOWN) for one in found["rows"]]
 
 
 def remarks(found: Mapping[str, Any]) -> list[str]:
     """What a reader of the table should know, a line each."""
     lines = [f"{found['about'][0].upper()}{found['about'][1:]}. Per cent, ± half of a 95 % t-interval over seeds."]
     if any(row["published"] is not None for row in found["rows"]):
+        paper, dataset = published.published()["papers"][found["published"]["paper"]], found["published"]["dataset"]
         lines.append(
-            f"The paper's figures are of {found['published']['dataset']}, with pretrained weights and mostly other "
-            "animals in its test: differences between cells may be compared, not the figures."
+            f"The paper's figures are of {dataset} ({paper['protocol']}), with pretrained weights and mostly other "
+            f"animals in its test; here every photo of the test part of the split {found['split']!r} asks all others: "
+            "differences between cells may be compared, not the figures."
         )
+        lines += cell_words.departures(found["settings"], found["rows"])
     if len(found["seeds"]) == 2:
         lines.append(TWO_SEEDS)
     if any(not row["begun_from"] for row in found["rows"]):

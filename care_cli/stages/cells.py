@@ -18,7 +18,7 @@ from care_cli.evaluation.intervals import t_interval
 from care_cli.features import FeatureConfig
 from care_cli.records import ModelSpec, Selection, Template
 from care_cli.stages import evaluate_reid, propagate, train, trained
-from care_cli.stages.evaluation_rows import EVENT, described
+from care_cli.stages.evaluation_rows import described
 from care_cli.stages.extractors import find as find_extractor
 from care_cli.stages.splits import divide
 from care_cli.stages.train_settings import NOTHING, TrainRequest, pretrained, settings_of
@@ -302,6 +302,7 @@ def row(one: Planned, recipe: Recipe, done: Mapping[int, dict], failure: str | N
         "template": one.template.name if one.template else None,
         "points": list(one.names),
         "begun_from": _begun_from(one),
+        "training": _training_told(one.settings),
         "seeds": sorted(done),
         "wanted": len(one.seeds(recipe)),
         "models": [result["model"] for result in results],
@@ -321,40 +322,17 @@ def _begun_from(one: Planned) -> str | None:
     return None if one.request.weights == NOTHING else one.request.weights
 
 
+def _training_told(cfg: TrainConfig | None) -> dict[str, Any] | None:
+    """What a cell's models see and how they are taught: settings in which methods differ; None without a training."""
+    if cfg is None:
+        return None
+    side = cfg.side if cfg.side_weight else None
+    told = {"input_size": cfg.input_size, "side": side, "side_weight": cfg.side_weight}
+    told |= {"learning_rate": cfg.learning_rate, "batch": cfg.individuals * cfg.photos * cfg.accumulate}
+    return told | {"epochs": cfg.epochs}
+
+
 def _over_seeds(measured: Sequence[Mapping[str, float | None]]) -> dict[str, dict]:
     """Figures of several models by metric: those that all of them have."""
     values = {name: [one[name] for one in measured] for name in (measured[0] if measured else ())}
     return {name: t_interval(some) for name, some in values.items() if None not in some}
-
-
-def lacks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What cannot be done here and what failed, a line for each reason with the cells that it is of."""
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for one in rows:
-        for word, some in (("Cannot be done here", one["missing"]), ("Failed", filter(None, [one["failure"]]))):
-            for reason in some:
-                reasons.setdefault((word, reason), []).append(f"{one['size']}, {one['variant']}")
-    return [
-        f"{word} ({'all cells' if len(cells) == len(rows) else '; '.join(cells)}): {reason}"
-        for (word, reason), cells in reasons.items()
-    ]
-
-
-def line(one: Mapping[str, Any], shown: Sequence[str]) -> dict[str, Any]:
-    """A row as a table prints it: per cent, `_half` half the width of the 95 % interval, `_apart` without photos of the
-    query's own event, `paper_` what is published."""
-    found: dict[str, Any] = {"size": one["size"], "variant": one["variant"], "method": one["method"]}
-    found |= {"template": one["template"], "points": len(one["points"]) or None}
-    found["seeds"] = f"{len(one['seeds'])} of {one['wanted']}"
-    for name in shown:
-        figure = one["metrics"].get(name, {})
-        found[name], found[f"{name}_half"] = (_percent(figure.get(end), 2) for end in ("mean", "half"))
-        found[f"{name}_apart"] = _percent(one["variants"].get(EVENT, {}).get(name, {}).get("mean"), 2)
-    for name in shown:
-        found[f"paper_{name}"] = _percent((one["published"] or {}).get(name), 1)
-    found["paper_table"] = one["paper"][1] if one["paper"] else None
-    return found | {"missing": "; ".join(one["missing"]) or one["failure"]}
-
-
-def _percent(share: float | None, digits: int) -> float | None:
-    return None if share is None else round(100 * share, digits)

@@ -51,7 +51,7 @@ def _origin(header: Mapping[str, Any], crops: int) -> str:
 def _reached(header: Mapping[str, Any]) -> str:
     found = header["metrics"].get("validation")
     if not found:
-        return "Nothing was measured: the validation part was too small, and the last step was taken."
+        return "Nothing was measured on validation animals; the last step was taken."
     figures = ", ".join(f"{name} {number(value)}" for name, value in found.items())
     return (
         f"On the validation animals, by which its best step was chosen: {figures}. That is no examination; `care "

@@ -113,6 +113,15 @@ def _baseline(seen: evidence.Examination, result: Mapping[str, Any]) -> evidence
     return next(row for row in seen.rows if row.name == name)
 
 
+def _pictured(seen: evidence.Examination, result: Mapping[str, Any]) -> list[evidence.Row]:
+    """The rows whose maps are drawn, from above: those that `result` names where all are there, else the usual two."""
+    by_name = {row.name: row for row in seen.rows}
+    names = result.get("pictured", ())
+    if names and set(names) <= set(by_name):
+        return [by_name[name] for name in names]
+    return _compared(seen, result, MAPS)
+
+
 def _compared(seen: evidence.Examination, result: Mapping[str, Any], most: int) -> list[evidence.Row]:
     """The baseline first, then the best of the others, `most` in all, the best last."""
     baseline = _baseline(seen, result)
@@ -161,7 +170,7 @@ def _papers(catalog: Catalog, result: Mapping[str, Any]) -> list[html.Section]:
     whole = crops_of(catalog)
     folders = catalog.datasets_imported(result["crops"]["all"])
     dataset = published.recognise(folders, len(set(whole.individual.tolist())), len(set(whole.image.tolist())))
-    if dataset is None:
+    if dataset is None or not published.beside(dataset):
         return []
     return [html.Section("Papers", "Beside published figures", tables.beside_papers(result, dataset))]
 
@@ -234,7 +243,7 @@ def _queries(catalog: Catalog, seen: evidence.Examination, choose: Callable[[evi
 def _looked(
     catalog: Catalog, seen: evidence.Examination, result: Mapping[str, Any], pictures: dict[str, bytes]
 ) -> list[html.Section]:
-    rows = _compared(seen, result, MAPS)
+    rows = _pictured(seen, result)
     columns, failures = evidence.looked(catalog, seen, rows)
     body = html.listing([f"Not shown: {failure}" for failure in failures])
     if columns:

@@ -15,8 +15,9 @@ from care_cli.checkpoints import load_state, read_header
 from care_cli.errors import CareError
 from care_cli.evaluation import figures
 from care_cli.pages import report_html as html
-from care_cli.records import Selection
+from care_cli.records import ModelSpec, Selection
 from care_cli.stages import index
+from care_cli.stages.evaluation_data import header_of, training_of
 from care_cli.stages.report_evidence import Row
 
 if TYPE_CHECKING:
@@ -64,17 +65,32 @@ def beside(model: Path) -> Words | None:
 
 
 def section(catalog: Catalog, rows: Sequence[Row], pictures: dict[str, bytes]) -> list[html.Section]:
-    """Texts, and photos with prototypes, of the best row whose first model has some; none without any."""
-    for row in sorted(rows, key=lambda one: -one.map):
+    """Texts, and photos with prototypes, of the best row whose first model has some, those of a text for each photo
+    before those of one for each animal; none without any."""
+    for row in sorted(rows, key=lambda one: (not _of_photos(catalog, one), -one.map)):
         try:
-            spec = registry.recall(json.loads(catalog.run(row.run, "index")["spec"]))
-            words = beside(Path(registry.fetch(spec)))
+            words = beside(Path(registry.fetch(_model(catalog, row))))
             body = _body(catalog, row, words, pictures) if words else ""
         except CareError as error:
             body = html.paragraph(f"Not shown: {error}", "warn")
         if body:
             return [html.Section("Words", "What the model read of the animals that it learned from", body)]
     return []
+
+
+def _model(catalog: Catalog, row: Row) -> ModelSpec:
+    return registry.recall(json.loads(catalog.run(row.run, "index")["spec"]))
+
+
+def _of_photos(catalog: Catalog, row: Row) -> bool:
+    """Did the row's first model learn from texts of photos, by a meta-net, and not only from texts of animals?"""
+    try:
+        header = header_of(_model(catalog, row))
+    except CareError:  # its weights went: it is told so in its turn
+        return False
+    settings = training_of(header).get("settings")
+    text = settings.get("text") if isinstance(settings, dict) else None
+    return isinstance(text, dict) and text.get("meta_net") is True
 
 
 def _body(catalog: Catalog, row: Row, words: Words, pictures: dict[str, bytes]) -> str:

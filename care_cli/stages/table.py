@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from care_cli.errors import CareError
 from care_cli.evaluation.ablations import Cell
-from care_cli.evaluation.paper_tables import PAPERS, TABLES, Table, schedules
+from care_cli.evaluation.paper_tables import METHODS, PAPERS, TABLES, Table, schedules
 from care_cli.evaluation.published import published
 from care_cli.exchange import layouts
-from care_cli.stages import ablation, benchmark, cells
+from care_cli.stages import ablation, benchmark, cell_words, cells
 from care_cli.stages.benchmark import Copy
 from care_cli.stages.cells import Planned, Recipe
 from care_cli.stages.evaluation_rows import EVENT
@@ -60,6 +60,11 @@ def work(cfg: TableConfig) -> Work:
     table = TABLES[cfg.paper, cfg.table]
     if strange := [name for name in cfg.datasets if name not in table.datasets]:
         raise CareError(f"{strange[0]!r} is no data set of this table; those are {', '.join(table.datasets)}.")
+    if cfg.sizes and cfg.table == METHODS:
+        raise CareError(
+            f"--backbone {','.join(cfg.sizes)} is for all rows, but those of the table {METHODS} are CLIPs and plain "
+            "transformers, and none fits both. Leave it out; other weights are named by method: --begin care=FILE."
+        )
     every = [cell for size in cfg.sizes or table.sizes for cell in table.cells(size)]
     recipe = replace(cfg.recipe, seeds=tuple(range(cfg.seeds or table.seeds)))
     ablation.check(recipe, every)
@@ -189,6 +194,8 @@ def _summary(cfg: TableConfig, todo: Work, groups: list[dict]) -> dict:
         "data": str(cfg.data),
         "out": str(cfg.out),
         "seeds": list(todo.recipe.seeds),
+        "settings": dict(todo.recipe.request.settings),
+        "begin": dict(todo.recipe.begin),
         "shown": ["top1"] if cfg.paper == "ckpe" else ["mAP", "top1"],
         "datasets": groups,
     }
@@ -197,7 +204,7 @@ def _summary(cfg: TableConfig, todo: Work, groups: list[dict]) -> dict:
 def table_rows(found: Mapping[str, Any]) -> list[dict]:
     """The table with a line for each cell of each data set."""
     return [
-        {"dataset": group["dataset"]} | cells.line(row, found["shown"])
+        {"dataset": group["dataset"]} | cell_words.line(row, found["shown"])
         for group in found["datasets"]
         for row in group["rows"]
     ]
@@ -205,9 +212,10 @@ def table_rows(found: Mapping[str, Any]) -> list[dict]:
 
 def columns(found: Mapping[str, Any]) -> list[str]:
     """Of those lines, what a person looks at."""
-    apart = ["_apart"] if any(row["variants"].get(EVENT) for one in found["datasets"] for row in one["rows"]) else []
+    rows = [row for group in found["datasets"] for row in group["rows"]]
+    apart = ["_apart"] if any(row["variants"].get(EVENT) for row in rows) else []
     measured = [f"{name}{end}" for name in found["shown"] for end in ("", "_half", *apart)]
-    return ["dataset", "size", "variant", "seeds", *measured, *(f"paper_{name}" for name in found["shown"])]
+    return ["dataset", "size", "variant", "seeds", *measured, *cell_words.published_columns(rows, found["shown"])]
 
 
 def lacks(found: Mapping[str, Any]) -> list[str]:
@@ -219,7 +227,7 @@ def lacks(found: Mapping[str, Any]) -> list[str]:
     ]
     of: dict[str, list[str]] = {}
     for group in found["datasets"]:
-        for line in cells.lacks(group["rows"]):
+        for line in cell_words.lacks(group["rows"]):
             of.setdefault(line, []).append(group["dataset"])
     every = len(found["datasets"])
     return lines + [line if len(names) == every else f"{', '.join(names)}. {line}" for line, names in of.items()]
@@ -231,9 +239,13 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
         f"{found['about'][0].upper()}{found['about'][1:]}, per cent; ± half of a 95 % t-interval over "
         f"{len(found['seeds'])} seeds. paper: what is published ({found['protocol']})."
     ]
+    here = [group for group in found["datasets"] if group["folder"]]
+    rows = [row for group in here for row in group["rows"]]
+    lines += cell_words.departures(found["settings"], rows)
     for group in found["datasets"]:
         lines += [f"{group['dataset']}: {note}." for note in group["notes"]]
-    rows = [row for group in found["datasets"] if group["folder"] for row in group["rows"]]
+    for group in here:
+        lines += [f"{group['dataset']}: {words}." for words in [cell_words.unlike(group["rows"])] if words]
     if any(row["variants"].get(EVENT) for row in rows):
         lines.append("apart: without photos of the query's own visit or day, which are nearly the same photo.")
     if len(found["seeds"]) == 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from care_cli import __version__
 from care_cli.evaluation import ablation_figure
+from care_cli.evaluation.paper_tables import TABLES
 from care_cli.pages import report_html as html
 from care_cli.pages.report_html import Cell
 from care_cli.scan import display_path
@@ -96,9 +98,12 @@ def _figures(row: Mapping[str, Any], shown: Sequence[str]) -> str:
 def _printed(row: Mapping[str, Any], shown: Sequence[str]) -> str:
     if not row["published"]:
         return ""
-    return "paper " + " / ".join(
-        f"{100 * row['published'][name]:.1f}" if name in row["published"] else "–" for name in shown
-    )
+    return "paper " + " / ".join(map(functools.partial(_with_half, row["published"]), shown))
+
+
+def _with_half(published: Mapping[str, float], name: str) -> str:
+    half = f" ± {100 * published[f'{name}_half']:.1f}" if f"{name}_half" in published else ""
+    return f"{100 * published[name]:.1f}{half}" if name in published else "–"
 
 
 def _drawn(figure: bytes) -> str:
@@ -112,6 +117,7 @@ def _detailed(cfg: TableConfig, group: Mapping[str, Any], folder: Path, notice: 
     name, place = group["dataset"], folder / group["dataset"]
     with Catalog(cfg.out / f"{name}.db", notice=notice) as catalog:
         found = _examined(catalog, cfg, name, [row for row in group["rows"] if row["models"]])
+        found["pictured"] = list(TABLES[cfg.paper, cfg.table].pictured)
         report.write(catalog, found, place)
     return f"{name}/{report.PAGE}"
 

@@ -60,7 +60,10 @@ def settings_of(request: TrainRequest, spec: ModelSpec | None) -> TrainConfig:
     size = backbone if backbone in methods.SIZES else None
     if size is None:
         given["backbone"] = backbone
-    cfg = methods.configure(request.method, size, request.presets, _stated(spec) if spec else None, **given)
+    stated = _stated(spec) if spec else None
+    ours = spec is not None and spec.family == "care"  # a model that is gone on from goes on seeing what it saw
+    told = {"own": stated} if ours else {"begun": stated}
+    cfg = methods.configure(request.method, size, request.presets, **told, **given)
     for table in TABLES:
         changes = {
             key.removeprefix(f"{table}."): value
@@ -81,10 +84,14 @@ def settings_of(request: TrainRequest, spec: ModelSpec | None) -> TrainConfig:
 
 def _stated(spec: ModelSpec) -> dict[str, Any]:
     """What weights to begin from say of themselves: means, deviations, and of our own also size and options."""
+    from care_cli.training import plain_vits
+
     stated: dict[str, Any] = {"mean": spec.mean, "std": spec.std}
     if spec.family == "care":
         header = read_header(registry.fetch(spec))
         stated |= {key: header.get(key) for key in ("input_size", "options", "mean", "std")}
+        if spec.architecture in plain_vits.OURS:
+            stated |= plain_vits.begun(stated["options"] or {})
     return {
         key: tuple(value) if isinstance(value, list) else value for key, value in stated.items() if value is not None
     }

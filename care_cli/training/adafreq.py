@@ -22,13 +22,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from care_cli import backbones
-from care_cli.errors import CareError
 from care_cli.overlapping_vit import entering, through
 from care_cli.records import Scheme
 from care_cli.training import methods, plain_vits
 from care_cli.training.batches import normalised
 from care_cli.training.config import TrainConfig
-from care_cli.training.heads import classifier, neck
+from care_cli.training.heads import Heads, check_weights
 from care_cli.training.losses import batch_hard
 from care_cli.training.plain_vits import BACKBONE, PRESETS, WEIGHTS, architecture
 
@@ -56,13 +55,11 @@ class AdaFreq(nn.Module):
     def __init__(self, cfg: TrainConfig, classes: int, embedder: VisionTransformer):
         super().__init__()
         how = cfg.frequency
-        if not any((cfg.class_weight, cfg.triplet_weight, how.class_weight, how.triplet_weight)):
-            raise CareError("Every part of the loss has weight 0, so there is nothing to learn: set one above 0.")
+        check_weights(cfg.class_weight, cfg.triplet_weight, how.class_weight, how.triplet_weight)
         self.cfg, self.embedder = cfg, embedder
         places = embedder.num_prefix_tokens + embedder.patch_embed.num_patches
         self.positions = nn.Parameter(torch.zeros(1, places, embedder.embed_dim))  # of the second look
-        self.necks = nn.ModuleList(neck(embedder.embed_dim) for _ in range(2))
-        self.classifiers = nn.ModuleList(classifier(embedder.embed_dim, classes) for _ in range(2))
+        self.heads = Heads([embedder.embed_dim] * 2, classes)
         self.finished()  # a neck that cannot be folded away is refused now, not when all is learned
 
     def forward(self, images: Tensor, beside: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
@@ -85,8 +82,7 @@ class AdaFreq(nn.Module):
     def terms(self, seen: Tensor, again: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The loss of both looks' class tokens, each `(B, D)`, term by term."""
         cfg, how = self.cfg, self.cfg.frequency
-        logits = [layer(norm(x)) for layer, norm, x in zip(self.classifiers, self.necks, (seen, again), strict=True)]
-        entropies = [F.cross_entropy(one, labels, label_smoothing=cfg.smoothing) for one in logits]
+        entropies = self.heads((seen, again), labels, cfg.smoothing)
         triplets = [batch_hard(x, labels, margin=cfg.triplet_margin) for x in (seen, again)]
         return {
             "class": cfg.class_weight * entropies[0],
@@ -121,7 +117,7 @@ class AdaFreq(nn.Module):
     def finished(self) -> nn.Module:
         """A copy of the transformer for use, in eval mode: the first look's batch norm folded into it."""
         embedder = copy.deepcopy(self.embedder).eval()
-        backbones.fold_neck(embedder, self.necks[0])
+        backbones.fold_neck(embedder, self.heads.necks[0])
         return embedder
 
 

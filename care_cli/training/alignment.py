@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from care_cli.clip import ImageTower
-from care_cli.errors import CareError
 from care_cli.geometry import sides
 from care_cli.side_information import SideInformation
 from care_cli.training.config import TrainConfig
-from care_cli.training.heads import classifier, neck
+from care_cli.training.heads import Heads, check_weights
 from care_cli.training.losses import batch_hard
 
 
@@ -44,7 +43,8 @@ class Aligned(nn.Module):
 
     L_id      cross-entropy of smoothed labels, of a linear classifier behind a batch norm, on f and on v
     L_tri     batch-hard triplets on the class token before the last block, on f and on v, not normalised
-    L_i2pCon  cross-entropy of smoothed labels over similarities of v to the individuals' prototypes
+    L_i2pCon  cross-entropy over similarities of v to the individuals' prototypes, its labels smoothed by their own
+              share where one is set, else as those of L_id
 
     classes     C, individuals that are learned from
     prototypes  None: without a text side
@@ -54,34 +54,28 @@ class Aligned(nn.Module):
         self, cfg: TrainConfig, classes: int, tower: ImageTower | SideInformation, prototypes: Prototypes | None = None
     ):
         super().__init__()
-        if not (cfg.class_weight or cfg.triplet_weight or (cfg.prototype_weight and prototypes)):
-            raise CareError("Every part of the loss has weight 0, so there is nothing to learn: set one above 0.")
+        check_weights(cfg.class_weight, cfg.triplet_weight, cfg.prototype_weight if prototypes else 0.0)
         self.cfg, self.embedder, self.prototypes = cfg, tower, prototypes
         with torch.no_grad():
             seen = tower.eval().features(torch.zeros(1, 3, *sides(cfg.input_size)))
         dims = seen.whole.shape[1], seen.projected.shape[1]
-        heads = dims if cfg.class_weight else ()
-        self.necks = nn.ModuleList(map(neck, heads))
-        self.classifiers = nn.ModuleList(classifier(dim, classes) for dim in heads)
+        self.heads = Heads(dims, classes) if cfg.class_weight else None
 
     def forward(self, images: Tensor, beside: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
         """Weighted terms of the loss by name, as `methods.Learner.forward`."""
         cfg, terms = self.cfg, {}
         seen = self.embedder.features(images) if beside is None else self.embedder.features(images, beside)
         with torch.autocast(images.device.type, enabled=False):  # a batch's statistics and distances are delicate
-            heads = seen.whole.float(), seen.projected.float()
-            if cfg.class_weight:
-                logits = [layer(norm(x)) for layer, norm, x in zip(self.classifiers, self.necks, heads, strict=True)]
-                of_heads = [F.cross_entropy(one, labels, label_smoothing=cfg.smoothing) for one in logits]
-                terms["class"] = cfg.class_weight * sum(of_heads)
+            both = seen.whole.float(), seen.projected.float()
+            if self.heads is not None:
+                terms["class"] = cfg.class_weight * sum(self.heads(both, labels, cfg.smoothing))
             if cfg.triplet_weight:
-                of_stages = [batch_hard(x, labels, margin=cfg.triplet_margin) for x in (seen.early, *heads)]
+                of_stages = [batch_hard(x, labels, margin=cfg.triplet_margin) for x in (seen.early, *both)]
                 terms["triplet"] = cfg.triplet_weight * sum(of_stages)
             if self.prototypes is not None and cfg.prototype_weight:
-                likely = self.prototypes(seen.projected)
-                terms["prototype"] = cfg.prototype_weight * F.cross_entropy(
-                    likely, labels, label_smoothing=cfg.smoothing
-                )
+                smoothing = cfg.smoothing if cfg.prototype_smoothing is None else cfg.prototype_smoothing
+                loss = F.cross_entropy(self.prototypes(seen.projected), labels, label_smoothing=smoothing)
+                terms["prototype"] = cfg.prototype_weight * loss
         return terms
 
     def finished(self) -> nn.Module:

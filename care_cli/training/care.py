@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from care_cli import clip
 from care_cli.clip import TextTower
+from care_cli.errors import CareError
 from care_cli.training import clip_towers, loop, methods, precision, state
 from care_cli.training.alignment import Aligned, Prototypes
 from care_cli.training.batches import images_of, normalised
@@ -33,7 +34,7 @@ DESCRIBES = True  # animals, in words
 VIEWPOINTS = True
 RECIPE = clip_towers.RECIPE | {"learning_rate": 8e-6, "triplet_margin": 0.7, "prototype_weight": 1.0}
 CODE = {"class_weight": 0.25, "triplet_weight": 1.0, "prototype_weight": 1.0}
-LITERAL = {"class_weight": 1.0, "triplet_weight": 1.0, "prototype_weight": 1.0}
+LITERAL = {"class_weight": 1.0, "triplet_weight": 1.0, "prototype_weight": 1.0, "prototype_smoothing": 0.0}
 TOOLKIT = {"class_weight": 0.3, "triplet_weight": 1.0, "prototype_weight": 0.7, "embedding": "proj"}
 
 
@@ -47,7 +48,7 @@ def _words(learning_rate: float, epochs: float) -> dict[str, Any]:
 
 PRESETS = clip_towers.PRESETS | {
     "code": CODE,  # as the authors' earlier code weighs the losses: the default
-    "literal": LITERAL,  # the plain sum that the supplement prints
+    "literal": LITERAL,  # the plain sum that the supplement prints, equation 10 without smoothing as there
     "toolkit": TOOLKIT,  # as the authors' toolkit has it
     "tiger": _schedule(5e-6, 32, 55),  # the authors' schedules by data set
     "cattle": _schedule(8e-6, 32, 60),
@@ -77,7 +78,15 @@ def train(
     notice: Callable[[str], None] | None = None,
     **how: Any,
 ) -> loop.Trained:
-    """Both phases, as `loop.train` takes and gives them; the folder also gets phase 1 and prototypes.safetensors."""
+    """Both phases, as `loop.train` takes and gives them; the folder also gets phase 1 and prototypes.safetensors.
+
+    Raises CareError where nothing would be learned from the prototypes.
+    """
+    if not cfg.prototype_weight:
+        raise CareError(
+            f"{cfg.method} learns words for the sake of prototypes, but prototype_weight is 0: set it above 0, or take "
+            "--method clip-ft, which does without them."
+        )
     whole = clip_towers.whole(cfg, start, start_file)
     image_tower = {name: tensor for name, tensor in whole.state_dict().items() if not clip.is_text(name)}
     saving = {name: how[name] for name in ("save_every", "save_seconds") if name in how}

@@ -8,7 +8,7 @@ from care_cli.training.alignment import Aligned
 from care_cli.training.clip_towers import BACKBONE, PRESETS, WEIGHTS, architecture
 from care_cli.training.config import TrainConfig
 
-__all__ = ["BACKBONE", "PRESETS", "RECIPE", "WEIGHTS", "architecture", "learner"]
+__all__ = ["BACKBONE", "PRESETS", "RECIPE", "VIEWPOINTS", "WEIGHTS", "architecture", "learner"]
 
 VIEWPOINTS = True
 RECIPE = clip_towers.RECIPE | {"class_weight": 1.0}

@@ -18,11 +18,23 @@ RANGES = {
     "seed least_rate warmup weight_decay arc_weight arc_margin triplet_weight triplet_margin class_weight "
     "prototype_weight stride side_weight": ("at least 0", lambda value: value >= 0),
     "warmup_from decay keypoint_dropout side_dropout": ("from 0 to 1", lambda value: 0 <= value <= 1),
-    "smoothing momentum drop_path": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+    "smoothing prototype_smoothing momentum drop_path": ("at least 0 and below 1", lambda value: 0 <= value < 1),
     "ema": ("between 0 and 1", lambda value: 0 < value < 1),
 }  # of settings by name: in words, and as a test
 
 MOST_TOKENS = 64
+TEXT_RANGES = {
+    "tokens": (f"from 1 to {MOST_TOKENS} (CLIP reads 77)", lambda value: 1 <= value <= MOST_TOKENS),
+    "reduction": ("at least 1", lambda value: value >= 1),
+    "batch": ("at least 2 (a photo alone has nothing to be told from)", lambda value: value >= 2),
+    "epochs learning_rate": ("above 0", lambda value: value > 0),
+    "least_rate warmup weight_decay": ("at least 0", lambda value: value >= 0),
+}
+FREQUENCY_RANGES = {
+    "tokens": ("at least 1", lambda value: value >= 1),
+    "cutoff": ("above 0", lambda value: value > 0),
+    "class_weight triplet_weight alike_weight": ("at least 0", lambda value: value >= 0),
+}
 WORDS = {  # settings that are one of a few
     "sampler": ("pk", "shuffle"),
     "optimizer": ("sgd", "adam", "adamw"),
@@ -39,7 +51,7 @@ SIMILARITIES = ("clip", "dot", "cosine")
 class TextConfig:
     """The text side of the methods that describe animals in words for CLIP; see `training.prompts`.
 
-    Raises CareError for a reading that is none.
+    Raises CareError for a reading that is none, and for a number out of its range.
     """
 
     tokens: int = 4  # w, learnable ones in a prompt
@@ -59,26 +71,19 @@ class TextConfig:
         for name, words in (("identity", IDENTITIES), ("similarity", SIMILARITIES)):
             if getattr(self, name) not in words:
                 raise CareError(f"text.{name} is {', '.join(words)}, got {getattr(self, name)!r}.")
-        if (
-            not 1 <= self.tokens <= MOST_TOKENS
-            or self.batch < 2
-            or self.epochs <= 0
-            or self.learning_rate <= 0
-            or self.reduction < 1
-        ):
-            raise CareError(
-                f"text.tokens are 1 to {MOST_TOKENS} (CLIP reads 77), text.reduction at least 1, text.batch at least "
-                "2 (a photo alone has nothing to be told from), text.epochs and text.learning_rate above 0."
-            )
+        check_ranges(self, TEXT_RANGES, "text.")
 
 
-def check_ranges(settings: Any, ranges: Mapping[str, tuple[str, Callable[[float], bool]]]) -> None:
-    """CareError for a number out of its range; `ranges` are those of settings by name: in words, and as a test."""
+def check_ranges(settings: Any, ranges: Mapping[str, tuple[str, Callable[[float], bool]]], table: str = "") -> None:
+    """CareError for a number out of its range; `ranges` are those of settings by name: in words, and as a test.
+
+    `table` stands before their names in what is said: "text.".
+    """
     for names, (kind, fits) in ranges.items():
         for name in names.split():
             value = getattr(settings, name)
             if value is not None and not (math.isfinite(value) and fits(value)):
-                raise CareError(f"{name} is {kind}, got {value:g}.")
+                raise CareError(f"{table}{name} is {kind}, got {value:g}.")
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,7 @@ class FrequencyConfig:
     alike_weight: float = 0.1  # of both looks' patch tokens: smooth L1
 
     def __post_init__(self) -> None:
-        weights = (self.class_weight, self.triplet_weight, self.alike_weight)
-        if self.tokens < 1 or not 0 < self.cutoff < math.inf or not all(0 <= one < math.inf for one in weights):
-            raise CareError("frequency.tokens is at least 1, frequency.cutoff above 0, and its weights at least 0.")
+        check_ranges(self, FREQUENCY_RANGES, "frequency.")
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,7 @@ class TrainConfig:
     class_weight: float = 0.2  # lambda of the CKPE paper: cross-entropy of a linear head
     smoothing: float = 0.0  # of the labels of cross-entropies
     prototype_weight: float = 0.0  # contrast of photos with the prototypes that the text side made
+    prototype_smoothing: float | None = None  # of the labels of that contrast; None: as those of cross-entropies
     neck: bool = False  # a BatchNorm1d without weights between embedding and loss, folded away at the end
 
     # CLIP

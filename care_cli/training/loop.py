@@ -290,9 +290,15 @@ def _fitting(data: LabelledCrops, cfg: TrainConfig, say: Callable[[str], None]) 
             f"There are only {individuals} individuals: a batch has {individuals} of them instead of {cfg.individuals}."
         )
         cfg = replace(cfg, individuals=individuals)
-    if counts.max() == 1 and cfg.triplet_weight:
-        say("No individual has two photos, so the triplet loss has nothing to compare and rests.")
+    if cfg.triplet_weight and (counts.max() == 1 if cfg.sampler == "shuffle" else cfg.photos == 1):
+        say("No batch holds two photos of an individual, so the triplet loss has nothing to compare and rests.")
         cfg = replace(cfg, triplet_weight=0.0)
+    if cfg.warmup >= cfg.epochs:
+        reached = cfg.warmup_from + (1 - cfg.warmup_from) * cfg.epochs / cfg.warmup
+        say(
+            f"The learning rate rises for {cfg.warmup:g} epochs, but {cfg.epochs:g} are trained: it ends at "
+            f"{reached:.0%} of {cfg.learning_rate:g}. Train longer, or set a shorter warmup (of words text.warmup)."
+        )
     return data, cfg
 
 

@@ -31,6 +31,7 @@ from care_cli.geometry import sides
 from care_cli.records import Scheme, ViewpointScheme
 from care_cli.side_information import SideInformation, without_viewpoints
 from care_cli.training.config import TrainConfig
+from care_cli.training.heads import check_weights
 from care_cli.training.losses import arcface, triplet
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ class Learner(nn.Module):
     def __init__(self, cfg: TrainConfig, classes: int, embedder: nn.Module):
         super().__init__()
         self.cfg, self.embedder = cfg, embedder
-        if not (cfg.arc_weight or cfg.triplet_weight or cfg.class_weight):
-            raise CareError("Every part of the loss has weight 0, so there is nothing to learn: set one above 0.")
+        check_weights(cfg.arc_weight, cfg.triplet_weight, cfg.class_weight)
         with torch.no_grad():
             dim = embedder.eval()(torch.zeros(1, 3, *sides(cfg.input_size))).shape[1]
         self.neck = nn.BatchNorm1d(dim, affine=False) if cfg.neck else nn.Identity()
@@ -117,10 +117,12 @@ def configure(
     size: str | None = None,
     presets: Sequence[str] = (),
     begun: Mapping[str, Any] | None = None,
+    own: Mapping[str, Any] | None = None,
     **given: Any,
 ) -> TrainConfig:
     """Settings, later ones over earlier: those of a backbone's size, what weights to begin from say of themselves
-    (`begun`), the method's, its presets' in their order, and what is `given`. All are fields of TrainConfig.
+    (`begun`), the method's, what a model of ours says that is gone on from (`own`), the presets' in their order, and
+    what is `given`. All are fields of TrainConfig.
 
     Raises CareError for names that do not exist.
     """
@@ -139,6 +141,7 @@ def configure(
         large,
         begun or {},
         getattr(module, "RECIPE", {}),
+        own or {},
         *(known[name] for name in presets),
     ]
     return TrainConfig(method=method, **functools.reduce(_over, [*layers, given]))
@@ -225,9 +228,11 @@ def for_size(cfg: TrainConfig) -> tuple[str, dict[str, Any]]:
 
     if cfg.backbone in clip.ARCHITECTURES:
         raise CareError(f"A CLIP is trained by care, clip-reid or clip-ft; {cfg.method} takes a backbone of timm's.")
-    if cfg.stride or cfg.drop_path:
-        from care_cli.training import plain_vits
+    from care_cli.training import plain_vits
 
+    if cfg.backbone in plain_vits.OURS:
+        return plain_vits.architecture(cfg, cfg.backbone)
+    if cfg.stride or cfg.drop_path:
         return plain_vits.architecture(cfg)
     own = cfg.backbone == backbones.STEM_VIT
     pretrained = None if own or not timm.is_model(cfg.backbone) else timm.get_pretrained_cfg(cfg.backbone)

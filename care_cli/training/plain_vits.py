@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from care_cli.training.config import TrainConfig
 
 BACKBONE = "vit_base_patch16_224"  # timm's name: ViT-B/16 of ImageNet-21k, refined on ImageNet-1k
 WEIGHTS = "vit-base"  # the registry's name of its weights
+
+OURS = (OVERLAPPING, JIGSAW)  # architectures of our own, whose backbone and stride are among their options
 
 FLANKS = replace(PERSON_REID, flip=0.0, cover=0.0)  # for animals whose flanks differ
 RECIPE: dict[str, Any] = {  # TransReID's, which AdaFreq took over
@@ -35,10 +37,18 @@ def schedule(learning_rate: float, epochs: float) -> dict[str, Any]:
     return {"learning_rate": learning_rate, "least_rate": 0.002 * learning_rate, "epochs": epochs}
 
 
+def begun(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a training that begins from a model of OURS with these options: its stride, and other options.
+
+    How often blocks are passed by belongs to a training and not to what it begins from.
+    """
+    rest = {key: value for key, value in options.items() if key not in ("stride", "drop_path_rate")}
+    return {"stride": options.get("stride", 0), "options": rest}
+
+
 def architecture(cfg: TrainConfig, name: str = OVERLAPPING) -> tuple[str, dict[str, Any]]:
     """What the finished model is: `name`, of a backbone of timm's or of a model of ours that is begun from."""
-    begun = cfg.backbone in (OVERLAPPING, JIGSAW)
-    options = cfg.options if begun else {"backbone": cfg.backbone} | cfg.options
+    options = cfg.options if cfg.backbone in OURS else {"backbone": cfg.backbone} | cfg.options
     options = options | {"img_size": cfg.input_size}
     given = {"stride": cfg.stride, "drop_path_rate": cfg.drop_path}
     return name, options | {key: value for key, value in given.items() if value}

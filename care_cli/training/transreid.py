@@ -11,16 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from care_cli.errors import CareError
 from care_cli.jigsaw_vit import JIGSAW, RUNS, JigsawViT
 from care_cli.records import Scheme
 from care_cli.side_information import SideInformation
 from care_cli.training import methods, plain_vits
 from care_cli.training.config import TrainConfig
-from care_cli.training.heads import classifier, neck
+from care_cli.training.heads import Heads, check_weights
 from care_cli.training.losses import batch_hard
 from care_cli.training.plain_vits import BACKBONE, PRESETS, WEIGHTS
 
@@ -42,12 +40,10 @@ class TransReID(nn.Module):
 
     def __init__(self, cfg: TrainConfig, classes: int, embedder: JigsawViT | SideInformation):
         super().__init__()
-        if not (cfg.class_weight or cfg.triplet_weight):
-            raise CareError("Every part of the loss has weight 0, so there is nothing to learn: set one above 0.")
+        check_weights(cfg.class_weight, cfg.triplet_weight)
         self.cfg, self.embedder = cfg, embedder
         dim = embedder.num_features // (1 + RUNS)
-        self.necks = nn.ModuleList(neck(dim) for _ in range(1 + RUNS))
-        self.classifiers = nn.ModuleList(classifier(dim, classes) for _ in range(1 + RUNS))
+        self.heads = Heads([dim] * (1 + RUNS), classes)
 
     def forward(self, images: Tensor, beside: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
         """Weighted terms of the loss by name, as `methods.Learner.forward`."""
@@ -59,9 +55,7 @@ class TransReID(nn.Module):
         """The loss of the global feature and those of the runs, each `(B, D)`, term by term."""
         cfg, terms = self.cfg, {}
         if cfg.class_weight:
-            logits = [layer(norm(x)) for layer, norm, x in zip(self.classifiers, self.necks, features, strict=True)]
-            losses = [F.cross_entropy(one, labels, label_smoothing=cfg.smoothing) for one in logits]
-            terms["class"] = cfg.class_weight * plain_vits.halves(losses)
+            terms["class"] = cfg.class_weight * plain_vits.halves(self.heads(features, labels, cfg.smoothing))
         if cfg.triplet_weight:
             losses = [batch_hard(x, labels, margin=cfg.triplet_margin) for x in features]
             terms["triplet"] = cfg.triplet_weight * plain_vits.halves(losses)

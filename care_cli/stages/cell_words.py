@@ -1,0 +1,87 @@
+"""Cells of the papers' tables as lines, and in words what a reader of them should know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from care_cli.geometry import sides
+from care_cli.stages.evaluation_rows import EVENT
+
+Row = Mapping[str, Any]  # as `cells.row` makes it
+TOLD = {"camera": "the camera", "view": "the flank", "both": "camera and flank"}
+
+
+def line(one: Row, shown: Sequence[str]) -> dict[str, Any]:
+    """A row as a table prints it: per cent, `_half` half the width of the 95 % interval, `_apart` without photos of the
+    query's own event, `paper_` what is published."""
+    found: dict[str, Any] = {"size": one["size"], "variant": one["variant"], "method": one["method"]}
+    found |= {"template": one["template"], "points": len(one["points"]) or None}
+    found["seeds"] = f"{len(one['seeds'])} of {one['wanted']}"
+    for name in shown:
+        figure = one["metrics"].get(name, {})
+        found[name], found[f"{name}_half"] = (_percent(figure.get(end), 2) for end in ("mean", "half"))
+        found[f"{name}_apart"] = _percent(one["variants"].get(EVENT, {}).get(name, {}).get("mean"), 2)
+    for name in (f"{name}{end}" for name in shown for end in ("", "_half")):
+        found[f"paper_{name}"] = _percent((one["published"] or {}).get(name), 1)
+    found["paper_table"] = one["paper"][1] if one["paper"] else None
+    return found | {"missing": "; ".join(one["missing"]) or one["failure"]}
+
+
+def published_columns(rows: Sequence[Row], shown: Sequence[str]) -> list[str]:
+    """Of those lines what the paper prints; intervals where it has some."""
+    printed = {name for row in rows for name in row["published"] or ()}
+    halves = {name: [f"paper_{name}_half"] if f"{name}_half" in printed else [] for name in shown}
+    return [column for name in shown for column in (f"paper_{name}", *halves[name])]
+
+
+def lacks(rows: Sequence[Row]) -> list[str]:
+    """What cannot be done here and what failed, a line for each reason with the cells that it is of."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for one in rows:
+        for word, some in (("Cannot be done here", one["missing"]), ("Failed", filter(None, [one["failure"]]))):
+            for reason in some:
+                reasons.setdefault((word, reason), []).append(f"{one['size']}, {one['variant']}")
+    return [
+        f"{word} ({'all cells' if len(cells) == len(rows) else '; '.join(cells)}): {reason}"
+        for (word, reason), cells in reasons.items()
+    ]
+
+
+def departures(settings: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    """In one line, if any, what of the trainings was said otherwise than the paper has it: settings, and weights."""
+    said = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
+    others = {
+        f"{row['method'] or row['variant']} begins from {row['begun_from']}": None
+        for row in rows
+        if row["begun_from"] and row["begun_from"] != row["begins"]
+    }
+    return [f"NOT AS IN THE PAPER: {'; '.join([*said, *others])}."] if said or others else []
+
+
+def unlike(rows: Sequence[Row]) -> str | None:
+    """In words, how rows differ in what their models see and how they are taught; None where they do not."""
+    several = len({row["size"] for row in rows}) > 1
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        if row["training"] is not None:
+            name = f"{row['size']} {row['variant']}" if several else row["variant"]
+            groups.setdefault(_taught(row["training"]), []).append(name)
+    words = "; ".join(f"{', '.join(names)}: {taught}" for taught, names in groups.items())
+    return f"rows are not of one protocol of training. {words}" if len(groups) > 1 else None
+
+
+def _taught(training: Mapping[str, Any]) -> str:
+    height, width = sides(training["input_size"])
+    told = ""
+    if training["side"] is not None:
+        told = f", told {TOLD[training['side']]} where known (weight {training['side_weight']:g})"
+    return (
+        f"{height} x {width} px, rate {training['learning_rate']:g}, batch {training['batch']}, "
+        f"{training['epochs']:g} epochs{told}"
+    )
+
+
+def _percent(share: float | None, digits: int) -> float | None:
+    return None if share is None else round(100 * share, digits)
