@@ -1,6 +1,6 @@
 """`make demo-models`: the demo models from scratch, from seeds, on rendered animals only.
 
-    python -m demo.train_models [--out models/weights] [--minutes 60] [--quick]
+    python -m demo.train_models [--out models/weights] [--minutes 100] [--quick]
 
 Writes demo-detector.safetensors, demo-embedder.safetensors and the folder demo-diffusion, and prints what they reach
 (`python -m demo.examine_points` does for the last). The registry's digests and the cards are written by hand.
@@ -46,12 +46,13 @@ ARCHITECTURE = STEM_VIT
 OPTIONS = {"img_size": 64, "widths": [24, 48, 96, 160], "depth": 2, "num_heads": 5}
 SHOWN = 0.3  # confidence from which the demo detector's boxes are shown
 LICENCE = "AGPL-3.0-or-later"
+MINUTES = 100  # of which the detector's 24 epochs take about half
 PURPOSE = "for CARE's demo and tests on rendered animals; not for the field"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is rendered and learned; what takes 60 minutes on two cores."""
+    """How much is rendered and learned; what takes about MINUTES on two cores."""
 
     places: int = 250  # locations of the detector's survey, 15 visits at each
     epochs: int = 24
@@ -81,7 +82,7 @@ QUICK = Plan(
 def main() -> None:
     """Train the models and print a summary."""
     arguments = _arguments()
-    plan = QUICK if arguments.quick else Plan().scaled(min(1.0, arguments.minutes / 60))
+    plan = QUICK if arguments.quick else Plan().scaled(min(1.0, arguments.minutes / MINUTES))
     started = time.monotonic()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
@@ -276,7 +277,7 @@ def _progress(steps: int):
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder for the models")
-    parser.add_argument("--minutes", type=float, default=60, help="on two cores; training is shortened to fit")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="on two cores; training is shortened to fit")
     parser.add_argument("--quick", action="store_true", help="a few steps each, to see that all works")
     return parser.parse_args()
 
