@@ -119,9 +119,9 @@ def plain_study() -> Study:
     overlapping = {"stride": 6}  # 100 patches instead of 64
     few = {"frequency.tokens": 50, "frequency.cutoff": 17.5}  # 220 of 441 patches, and 70 periods, of 256 px
     rows = {
-        "vit": Row("vit", settings=easy | {"learning_rate": 1e-4}),
-        "transreid": Row("transreid", settings=overlapping | {"learning_rate": 1e-4}),
-        "adafreq": Row("adafreq", settings=overlapping | few | {"learning_rate": 1e-4}),
+        "vit": Row("vit", settings=easy | {"learning_rate": 1e-5}),
+        "transreid": Row("transreid", settings=overlapping | {"learning_rate": 3e-4}),
+        "adafreq": Row("adafreq", settings=overlapping | few | {"learning_rate": 3e-5}),
     }
     animals = (Animals(*who, (0.0, 0.3)) for who in (COMPARED, OTHERS))
     return Study(*animals, rows, "vit", 6.0, recipe)
