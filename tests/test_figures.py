@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from PIL import Image
 from test_hostile_pages import HOSTILE
 
 from care_cli.errors import CareError
-from care_cli.evaluation import figures
+from care_cli.evaluation import ablation_figure, figures
+from care_cli.evaluation.plots import COLOURS
 
 NAMES = st.lists(st.sampled_from([f"{number:02}" for number in range(25)]), max_size=200)
 
@@ -108,3 +110,14 @@ def test_the_same_figures_are_the_same_bytes():
 
 def test_similarities_where_a_kind_is_missing():
     assert decoded(figures.similarities({"vit": (np.zeros(0), np.array([0.1, 0.2]))})).std() > 1
+
+
+@pytest.mark.parametrize(("variants", "joined"), [(["w = 2", "w = 16"], True), (["random x 1", "CARE x 1"], False)])
+def test_lines_join_amounts_and_no_methods(variants, joined):
+    metrics = {"top1": {"mean": 0.4, "half": 0.1}}
+    rows = [{"size": "own", "variant": name, "metrics": metrics, "published": {"top1": 0.5}} for name in variants]
+    svg = ablation_figure.drawn({"": rows}, ["top1"], "", "svg").decode()
+    colour = COLOURS[0].lower()
+    strokes = re.findall(rf'<path d="M ([0-9.]+)[^"]*L ([0-9.]+)[^"]*"[^>]*stroke: {colour}', svg)
+    assert strokes  # of the intervals, if of nothing else
+    assert any(abs(float(x) - float(left)) > 100 for left, x in strokes) == joined

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,8 @@ def plot(panels: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[st
 def drawn(
     panels: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[str], title: str, form: str = "png"
 ) -> bytes:
-    """The same as a picture's bytes: a line for each size of backbone, filled what was measured here with 95 %
-    t-intervals over seeds, hollow what the paper prints."""
+    """The same as a picture's bytes: a colour for each size of backbone, filled what was measured here with 95 %
+    t-intervals over seeds, hollow what the paper prints; lines join amounts (w = 2, w = 4), but no methods."""
     from matplotlib.figure import Figure
 
     variants = max(len({row["variant"] for row in rows}) for rows in panels.values())
@@ -46,6 +47,7 @@ def drawn(
 def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str, dataset: str, named: bool) -> None:
     sizes = list(dict.fromkeys(row["size"] for row in rows))
     variants = list(dict.fromkeys(row["variant"] for row in rows))
+    amounts = len({re.sub(r"[\d.]+", "", variant) for variant in variants}) == 1
     for number, size in enumerate(sizes):
         own = [row for row in rows if row["size"] == size]
         colour, beside = COLOURS[number % len(COLOURS)], 0.08 * (number - (len(sizes) - 1) / 2)
@@ -54,7 +56,7 @@ def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str, dataset: 
             axes.errorbar(
                 [x for x, _ in measured], [100 * one["mean"] for _, one in measured],
                 [100 * (one["half"] or 0) for _, one in measured],
-                fmt="o-", ms=5, capsize=3, color=colour, label=size,
+                fmt="o-" if amounts else "o", ms=5, capsize=3, color=colour, label=size,
             )  # fmt: skip
         printed = [
             (variants.index(row["variant"]) + beside, row["published"][metric], row["published"].get(f"{metric}_half"))
@@ -65,7 +67,7 @@ def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str, dataset: 
             places, shares, halves = zip(*printed, strict=True)
             axes.errorbar(
                 places, [100 * share for share in shares], [100 * (half or 0) for half in halves],
-                fmt="D:", mfc="none", ms=5, lw=1, color=colour, label=_paper(size if len(sizes) > 1 else "", dataset),
+                fmt="D:" if amounts else "D", mfc="none", ms=5, lw=1, color=colour, label=_paper(size if len(sizes) > 1 else "", dataset),
             )  # fmt: skip
     long = len(variants) > 5 or max(map(len, variants)) > 9
     axes.set_xticks(range(len(variants)), variants, rotation=30 if long else 0, fontsize=8)
