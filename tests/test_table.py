@@ -389,6 +389,7 @@ def test_the_page_has_the_table_and_a_report_of_each_data_set(finished, tmp_path
     result = json.loads((tmp_path / "page" / "result.json").read_text("utf-8"))
     assert result == json.loads(json.dumps(found))
     assert f"{100 * result['datasets'][0]['rows'][2]['metrics']['mAP']['mean']:.1f} / " in page
+    assert "one seed, and so no interval" in page
     inner = (tmp_path / "page" / "LionData" / "index.html").read_text("utf-8")
     assert "margin 0.7" in inner and "frozen" in inner and "the crops that a list says" in inner
     told = json.loads((tmp_path / "page" / "LionData" / "result.json").read_text("utf-8"))

@@ -67,7 +67,8 @@ def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str, dataset: 
             places, shares, halves = zip(*printed, strict=True)
             axes.errorbar(
                 places, [100 * share for share in shares], [100 * (half or 0) for half in halves],
-                fmt="D:" if amounts else "D", mfc="none", ms=5, lw=1, color=colour, label=_paper(size if len(sizes) > 1 else "", dataset),
+                fmt="D:" if amounts else "D", mfc="none", ms=5, lw=1, color=colour,
+                label=_paper(size if len(sizes) > 1 else "", dataset),
             )  # fmt: skip
     long = len(variants) > 5 or max(map(len, variants)) > 9
     axes.set_xticks(range(len(variants)), variants, rotation=30 if long else 0, fontsize=8)

@@ -29,6 +29,11 @@ def line(one: Row, shown: Sequence[str]) -> dict[str, Any]:
     return found | {"missing": "; ".join(one["missing"]) or one["failure"]}
 
 
+def spread(seeds: int) -> str:
+    """What stands behind the ± of a table of so many seeds."""
+    return f"± half of a 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, and so no interval"
+
+
 def published_columns(rows: Sequence[Row], shown: Sequence[str]) -> list[str]:
     """Of those lines what the paper prints; intervals where it has some."""
     printed = {name for row in rows for name in row["published"] or ()}

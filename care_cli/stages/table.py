@@ -236,8 +236,8 @@ def lacks(found: Mapping[str, Any]) -> list[str]:
 def remarks(found: Mapping[str, Any]) -> list[str]:
     """What a reader of the table should know: how each data set was divided, and what differs from the paper."""
     lines = [
-        f"{found['about'][0].upper()}{found['about'][1:]}, per cent; ± half of a 95 % t-interval over "
-        f"{len(found['seeds'])} seeds. paper: what is published ({found['protocol']})."
+        f"{found['about'][0].upper()}{found['about'][1:]}, per cent; {cell_words.spread(len(found['seeds']))}. "
+        f"paper: what is published ({found['protocol']})."
     ]
     here = [group for group in found["datasets"] if group["folder"]]
     rows = [row for group in here for row in group["rows"]]

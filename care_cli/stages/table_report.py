@@ -18,7 +18,7 @@ from care_cli.evaluation.paper_tables import TABLES
 from care_cli.pages import report_html as html
 from care_cli.pages.report_html import Cell
 from care_cli.scan import display_path
-from care_cli.stages import benchmark, evaluate_reid, report, table, trained
+from care_cli.stages import benchmark, cell_words, evaluate_reid, report, table, trained
 from care_cli.stages.table import TableConfig
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ def _table(found: Mapping[str, Any]) -> str:
     columns = {"data set": ""} | {
         (row["variant"] if one_size else name): f"{metrics}, per cent" for name, row in heads.items()
     }
-    words = (
-        f"{metrics}, per cent, ± half of a 95 % t-interval over {len(found['seeds'])} seeds; below, what is printed."
-    )
+    words = f"{metrics}, per cent; {cell_words.spread(len(found['seeds']))}; below, what is printed."
     return html.table(columns, lines) + html.paragraph(words)
 
 
