@@ -1,7 +1,8 @@
 """Which method tells rendered animals apart: the methods of `care train`, through the commands alone.
 
-    python -m demo.examine_methods --keep FOLDER [--study points|clip|plain] [--clip FILE] [--tune] [--seeds 5]
-                                   [--epochs E] [--rows vit ckpe ...] [--extractor timm:mobilenetv2_100 --weights FILE]
+    python -m demo.examine_methods --keep FOLDER [--study points|clip|plain] [--clip FILE] [--seeds 5] [--epochs E]
+                                   [--tune [--rates 1e-5 3e-5 1e-4 3e-4]] [--rows vit ckpe ...]
+                                   [--extractor timm:mobilenetv2_100 --weights FILE]
 
 points: do points help? Annotates the same points on four crops of other animals of each species, and carries them.
 clip:   CLIP as it is, fine-tuned, and described in words, from the small CLIP of `python -m demo.train_clip`.
@@ -9,15 +10,15 @@ plain:  that CLIP's image tower as a plain transformer, with a jigsaw of overlap
         high frequencies.
 
 Renders chips of individuals, imports their names, and trains every row of a study with the same photos, split, settings
-and seeds. Each crop of the test individuals then asks all others. --tune does so with other animals, one seed, and each
-one of four learning rates: what is chosen, is chosen there. What is done is kept in FOLDER and not done again.
+and seeds. Each crop of the test individuals then asks all others. --tune does so with other animals and each of some
+learning rates: what is chosen, is chosen there. What is done is kept in FOLDER and not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from demo.examine_photos import CARRIED, NONE, RANDOM, TRUE, Animals, prepare
 from scenes.seeds import TEST, TRAIN, TUNE
 
 SIZE = 64  # px
-RATES = (1e-5, 3e-5, 1e-4, 3e-4)  # learning rates of which each row gets the one with the best mAP on other animals
+RATES = (1e-5, 3e-5, 1e-4, 3e-4)  # learning rates of which each row gets the one with the best mean mAP on others
 STEM_VIT = "care_stem_vit"
 PLAIN_VIT = "vit_tiny_patch16_224"
 AS_CLIP = {"img_size": SIZE, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "pre_norm": True}
@@ -153,6 +154,7 @@ def main() -> None:
     parser.add_argument("--study", default="points", choices=list(STUDIES))
     parser.add_argument("--clip", type=Path, help="the small CLIP, for the study of that name")
     parser.add_argument("--tune", action="store_true", help="try learning rates on other animals")
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--rows", nargs="+")
@@ -173,28 +175,22 @@ def main() -> None:
     for name in names:
         row = study.rows[name]
         care = catalogs[row.points]
-        for called, settings in tried(name, row, given.tune):
+        for called, own in tried(name, row, given.rates if given.tune else ()):
             if row.method is not None:
-                train(
-                    care,
-                    called,
-                    row,
-                    {**study.recipe, "epochs": given.epochs or study.epochs, **settings},
-                    start,
-                    given,
-                )
+                settings = {**study.recipe, "epochs": given.epochs or study.epochs, **own}
+                train(care, called, row, settings, start, given)
             figures[called] = examine(care, called if row.method else start, row, given)
             (given.keep / "figures.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     for line in told(figures, study.baseline):
         print(line)
 
 
-def tried(name: str, row: Row, tune: bool) -> list[tuple[str, dict[str, Any]]]:
-    """The models of a row: what each is called, and its settings."""
+def tried(name: str, row: Row, rates: Sequence[float]) -> list[tuple[str, dict[str, Any]]]:
+    """The models of a row, one for each rate that is tried: what each is called, and its settings."""
     own = dict(row.settings)
-    if not tune or row.method is None:
+    if not rates or row.method is None:
         return [(name, own)]
-    return [(f"{name}-rate-{rate:g}", own | {"learning_rate": rate}) for rate in RATES]
+    return [(f"{name}-rate-{rate:g}", own | {"learning_rate": rate}) for rate in rates]
 
 
 def train(
@@ -203,19 +199,15 @@ def train(
     """Train a row's models, as far as they are not there yet."""
     begun = ["--backbone", row.backbone] if row.backbone else ["--weights", start]
     asked = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
-    care.care("train", "--method", row.method, "--name", name, *seeds(given), *begun, "--size", SIZE, *asked)
+    many = ["--seeds", given.seeds]
+    care.care("train", "--method", row.method, "--name", name, *many, *begun, "--size", SIZE, *asked)
 
 
 def examine(care: Chain, model: str | Path, row: Row, given: argparse.Namespace) -> dict[str, Any]:
     """What `care evaluate` says of a row: every crop of the test part asks all others."""
-    several = seeds(given) if row.method else []
+    several = ["--seeds", given.seeds] if row.method else []
     found = care.json("evaluate", "--model", model, *several, "--split", "default", "--protocol", "loo")
     return found["rows"][0]
-
-
-def seeds(given: argparse.Namespace) -> list[object]:
-    """How many models a row has, for the commands."""
-    return [] if given.tune else ["--seeds", given.seeds]
 
 
 def told(figures: Mapping[str, dict], baseline: str) -> list[str]:
