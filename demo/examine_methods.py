@@ -1,7 +1,7 @@
 """Which method tells rendered animals apart: the methods of `care train`, through the commands alone.
 
     python -m demo.examine_methods --keep FOLDER [--study points|clip|plain] [--clip FILE] [--seeds 5] [--epochs E]
-                                   [--tune [--rates 1e-5 3e-5 1e-4 3e-4]] [--rows vit ckpe ...]
+                                   [--tune [--rates 1e-5 3e-5 1e-4 3e-4]] [--rows vit ckpe ...] [--baseline vit]
                                    [--extractor timm:mobilenetv2_100 --weights FILE]
 
 points: do points help? Annotates the same points on four crops of other animals of each species, and carries them.
@@ -91,7 +91,7 @@ SCHEDULED = {  # as CLIP-ReID and what follows it are trained
 
 
 def clip_study() -> Study:
-    """CLIP-ZS, CLIP-FT, CLIP-ReID and CARE from one small CLIP.
+    """CLIP-ZS, CLIP-FT, CLIP-ReID and CARE from one small CLIP, and CLIP-FT with CARE's weights and margin.
 
     The schedule is CLIP-ReID's, shortened in proportion: 60 epochs with a rise of 10 and falls after 30 and 50.
     """
@@ -101,9 +101,11 @@ def clip_study() -> Study:
         "validate_every": 1,
     }  # fmt: skip
     words = {"text.epochs": 20, "text.warmup": 1, "text.similarity": "clip"}  # for its features are not of length 1
+    wordless = {"class_weight": 0.25, "triplet_margin": 0.7}  # CARE's loss but for its prototypes
     rows = {
         "clip-zs": Row(None),
         "clip-ft": Row("clip-ft", settings={"learning_rate": 3e-5}),
+        "clip-ft-as-care": Row("clip-ft", settings=wordless | {"learning_rate": 3e-5}),
         "clip-reid": Row("clip-reid", settings=words | {"learning_rate": 1e-4}),
         "care": Row("care", settings=words | {"learning_rate": 1e-4}),
     }  # fmt: skip
@@ -111,7 +113,10 @@ def clip_study() -> Study:
 
 
 def plain_study() -> Study:
-    """A plain ViT, TransReID and AdaFreq from the small CLIP's image tower, in timm's form."""
+    """A plain ViT, TransReID and AdaFreq from the small CLIP's image tower, in timm's form.
+
+    Beside them the ViT over the overlapping patches and under the loss that these two add to.
+    """
     recipe = SCHEDULED | {
         "optimizer": "adamw", "warmup": 0.6, "weight_decay": 0.05, "clip": 5, "validate_every": 1,
         "augmentation.flip": 0.5, "augmentation.cover": 0.5, "augmentation.cover_noise": True,
@@ -119,8 +124,10 @@ def plain_study() -> Study:
     easy = {"arc_scale": 16, "arc_margin": 0.2, "triplet_weight": 0, "neck": True}  # as in the study of points
     overlapping = {"stride": 6}  # 100 patches instead of 64
     few = {"frequency.tokens": 50, "frequency.cutoff": 17.5}  # 220 of 441 patches, and 70 periods, of 256 px
+    once = {f"frequency.{term}_weight": 0 for term in ("class", "triplet", "alike")}  # no second look
     rows = {
         "vit": Row("vit", settings=easy | {"learning_rate": 1e-5}),
+        "overlapping": Row("adafreq", settings=overlapping | once | {"learning_rate": 3e-5}),
         "transreid": Row("transreid", settings=overlapping | {"learning_rate": 3e-4}),
         "adafreq": Row("adafreq", settings=overlapping | few | {"learning_rate": 3e-5}),
     }
@@ -152,15 +159,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path, required=True, help="photos, catalogs, models and figures")
     parser.add_argument("--study", default="points", choices=list(STUDIES))
-    parser.add_argument("--clip", type=Path, help="the small CLIP, for the study of that name")
+    parser.add_argument("--clip", type=Path, help="the small CLIP, for clip and plain")
     parser.add_argument("--tune", action="store_true", help="try learning rates on other animals")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--rows", nargs="+")
+    parser.add_argument("--baseline", help="the row that others are compared with")
     parser.add_argument("--extractor", default="sd:demo-diffusion")
     parser.add_argument("--weights", type=Path, help="of timm:NAME")
     given = parser.parse_args()
+    if (given.clip is not None) != (given.study != "points"):
+        parser.error("The studies clip and plain begin from --clip FILE, as demo.train_clip makes it; points does not.")
     study = STUDIES[given.study]()
     names = given.rows or list(study.rows)
     given.keep.mkdir(parents=True, exist_ok=True)
@@ -181,7 +191,7 @@ def main() -> None:
                 train(care, called, row, settings, start, given)
             figures[called] = examine(care, called if row.method else start, row, given)
             (given.keep / "figures.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    for line in told(figures, study.baseline):
+    for line in told(figures, given.baseline or study.baseline):
         print(line)
 
 
