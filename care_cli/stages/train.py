@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from care_cli import registry
 from care_cli.checkpoints import load_state, read_header
+from care_cli.engines import images_of
 from care_cli.errors import CareError
 from care_cli.headers import check_name
 from care_cli.outputs import write_whole
@@ -253,7 +254,7 @@ def examined(model: torch.nn.Module, crops: LabelledCrops, names: list[str], cfg
     import torch
 
     from care_cli.evaluation.metrics import leave_one_out
-    from care_cli.training.batches import images_of, normalised
+    from care_cli.training.batches import normalised
 
     device = next(model.parameters()).device
     vectors = []
