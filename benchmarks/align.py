@@ -13,10 +13,9 @@ from pathlib import Path
 
 from benchmarks.bench import Bench
 from benchmarks.machine import cuda
-from benchmarks.processes import LeftOut
-from benchmarks.reidentify import exported
+from benchmarks.processes import Done
 from benchmarks.report import Row
-from benchmarks.train import PRECISIONS
+from benchmarks.train import by_precision, learnable
 
 BACKBONE = "ViT-B-16-quickgelu"
 EPOCHS = {"cpu": 2, "cuda": 20}  # passes over the crops of the sample survey
@@ -31,39 +30,25 @@ def parts(bench: Bench) -> Iterator[Callable[[], Iterable[Row]]]:
 
 def beside_a_plain_loop(bench: Bench, device: str) -> Iterator[Row]:
     """The rows of one device: each precision, untrained weights."""
-    catalog = bench.copy(bench.survey, f"align-{device}")
-    bench.care(catalog, "train", "--show-split", "--val", 0, "--test", 0.05)
-    photos, _ = exported(catalog, "default", bench.folder(f"align-{device}"))
-    options = ["--epochs", EPOCHS[device], "--batch", f"{INDIVIDUALS}x{PHOTOS}", "--device", device]
-    done = bench.module("plain_align", BACKBONE, photos, *options)
-    told = json.loads(done.out.splitlines()[-1])
-    theirs = told["photos"] / told["seconds"]
-    for precision in PRECISIONS[device]:
-        what = f"`train --method care`, phase 2, {BACKBONE}, 256 x 128 px, {device}"
-        try:
-            mine = bench.care(
-                catalog, "train", "--method", "care", "--name", precision, "--weights", "none", "--backbone", BACKBONE,
-                "--batch", f"{INDIVIDUALS}x{PHOTOS}", "--precision", precision, "--epochs", EPOCHS[device],
-                "--set", "text.epochs=1", device=device,
-            )  # fmt: skip
-        except LeftOut as reason:
-            yield Row(what, precision=precision, note=str(reason))
-            continue
-        model = Path(mine.json["models"][0]["file"])
-        yield Row(
-            what,
-            speed(model.with_suffix("") / "history.jsonl"),
-            "photos a second",
+    catalog, photos, _ = learnable(bench, f"align-{device}")
+    options = ["--epochs", EPOCHS[device], "--batch", f"{INDIVIDUALS}x{PHOTOS}"]
+    peer = bench.module("plain_align", BACKBONE, photos, *options, "--device", device)
+    options += ["--backbone", BACKBONE, "--weights", "none", "--set", "text.epochs=1"]
+    yield from by_precision(
+        Row(
+            f"`train --method care`, phase 2, {BACKBONE}, 256 x 128 px, {device}",
             peer="a plain loop, float32",
-            peers=theirs,
-            more=True,
-            precision=precision,
-            note=f"batches of {INDIVIDUALS} x {PHOTOS}, random weights; peak memory {mine.peak_mb:,.0f} (both phases) "
-            f"and {done.peak_mb:,.0f} MiB",
-        )
+            note=f"batches of {INDIVIDUALS} x {PHOTOS}, random weights, our memory that of both phases",
+        ),
+        peer,
+        device,
+        partial(bench.care, catalog, "train", "--method", "care", *options, device=device),
+        speed,
+    )
 
 
-def speed(history: Path) -> float:
+def speed(done: Done) -> float:
     """Photos a second over all steps of a training, its checkpoints left aside."""
+    history = Path(done.json["models"][0]["file"]).with_suffix("") / "history.jsonl"
     steps = [row for row in map(json.loads, history.read_text("utf-8").splitlines()) if "images_per_second" in row]
     return len(steps) / sum(1 / row["images_per_second"] for row in steps)

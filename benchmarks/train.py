@@ -6,14 +6,16 @@ Both are timed for the training alone. Ours decodes every crop once, before, and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from benchmarks import peers
 from benchmarks.backbones import MOBILENET, backbone
 from benchmarks.bench import Bench
 from benchmarks.machine import cuda
-from benchmarks.processes import LeftOut
+from benchmarks.processes import Done, LeftOut
 from benchmarks.reidentify import BATCH, SETTINGS, exported
 from benchmarks.report import Row
 
@@ -35,32 +37,58 @@ def beside_wildlife_tools(bench: Bench, architecture: str, device: str) -> Itera
     """The rows of one backbone on one device."""
     peers.need(NEEDED)
     weights, epochs = backbone(bench, architecture), EPOCHS[architecture]
-    catalog = bench.copy(bench.survey, f"train-{architecture}")
-    bench.care(catalog, "train", "--show-split", "--val", 0, "--test", 0.05)
-    photos, digests = exported(catalog, "default", bench.folder(f"train-{architecture}"))
+    catalog, photos, digests = learnable(bench, f"train-{architecture}")
     options = ["--batch", BATCH, "--epochs", epochs, "--device", device]
-    done = bench.module("trainer", architecture, weights, photos, *options, env=peers.on_the_path())
-    told = json.loads(done.out.splitlines()[-1])
-    theirs = told["photos"] / told["seconds"]
-    for precision in PRECISIONS[device]:
-        what = f"`train --method wildlife`, {architecture}, {device}"
-        try:
-            mine = bench.care(
-                catalog, "train", "--method", "wildlife", "--name", precision, "--backbone", architecture, "--weights",
-                weights, "--precision", precision, "--set", f"epochs={epochs}", *SETTINGS, device=device,
-            )  # fmt: skip
-        except LeftOut as reason:
-            yield Row(what, precision=precision, note=str(reason))
-            continue
-        yield Row(
-            what,
-            epochs * len(digests) / mine.json["models"][0]["seconds"],
-            "photos a second",
+    peer = bench.module("trainer", architecture, weights, photos, *options, env=peers.on_the_path())
+    options = ["--backbone", architecture, "--weights", weights, "--set", f"epochs={epochs}", *SETTINGS]
+    yield from by_precision(
+        Row(
+            f"`train --method wildlife`, {architecture}, {device}",
             peer="wildlife-tools BasicTrainer, float32",
-            peers=theirs,
+            note=f"224 px, batches of {BATCH}, {epochs} x {len(digests)} crops",
+        ),
+        peer,
+        device,
+        partial(bench.care, catalog, "train", "--method", "wildlife", *options, device=device),
+        lambda mine: epochs * len(digests) / mine.json["models"][0]["seconds"],
+        TARGET,
+    )
+
+
+def learnable(bench: Bench, name: str) -> tuple[Path, Path, list[str]]:
+    """A catalog that learns from nearly all crops of the sample survey; these as `exported` lists them."""
+    catalog = bench.copy(bench.survey, name)
+    bench.care(catalog, "train", "--show-split", "--val", 0, "--test", 0.05)
+    return catalog, *exported(catalog, "default", bench.folder(name))
+
+
+def by_precision(
+    row: Row,
+    peer: Done,
+    device: str,
+    train: Callable[..., Done],
+    speed: Callable[[Done], float],
+    target: Mapping[tuple[str, str], float] | None = None,
+) -> Iterator[Row]:
+    """The row of each precision of the device, in which `train`, told so, has a `speed` in photos a second.
+
+    peer    what trained beside us, in float32, and told of how many photos and seconds
+    target  for the ratio, by device and precision; None: there is none
+    """
+    told = json.loads(peer.out.splitlines()[-1])
+    for precision in PRECISIONS[device]:
+        try:
+            mine = train("--name", precision, "--precision", precision)
+        except LeftOut as reason:
+            yield Row(row.what, precision=precision, note=str(reason))
+            continue
+        yield replace(
+            row,
+            ours=speed(mine),
+            unit="photos a second",
+            peers=told["photos"] / told["seconds"],
             more=True,
-            target=TARGET.get((device, precision)),
+            target=target and target.get((device, precision)),
             precision=precision,
-            note=f"224 px, batches of {BATCH}, {epochs} x {len(digests)} crops; peak memory {mine.peak_mb:,.0f} and "
-            f"{done.peak_mb:,.0f} MiB",
+            note=f"{row.note}; peak memory {mine.peak_mb:,.0f} and {peer.peak_mb:,.0f} MiB",
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from care_cli.errors import CareError
+from care_cli.geometry import InputSize, sides
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -13,14 +15,14 @@ STEM_VIT = "care_stem_vit"
 FLAT = 0.04  # added to the contrast of a photo, so that one without any is not blown up
 
 
-def stem_vit(img_size: int = 64, widths: tuple[int, ...] = (24, 48, 96, 160), depth: int = 2, num_heads: int = 5):
+def stem_vit(img_size: InputSize = 64, widths: tuple[int, ...] = (24, 48, 96, 160), depth: int = 2, num_heads: int = 5):
     """timm's VisionTransformer over the features of a convolutional stem, averaged: `(B, widths[-1])`.
 
     Early convolutions let a transformer learn from far fewer photos (Xiao et al. 2021, "Early convolutions
     help transformers see better"). The stem first makes the photo grey and gives it zero mean and unit
     contrast: a coat then looks alike by day and in infrared.
 
-    img_size  px, a multiple of 2 ** len(widths)
+    img_size  px, sides that are multiples of 2 ** len(widths)
     widths    channels of the stem's stages; each halves the side
     """
     import torch
@@ -28,13 +30,13 @@ def stem_vit(img_size: int = 64, widths: tuple[int, ...] = (24, 48, 96, 160), de
     from torch import nn
 
     class ConvStem(nn.Module):
-        """`(B, 3, S, S)` normalised RGB to tokens `(B, (S / 2 ** stages) ** 2, embed_dim)`."""
+        """`(B, 3, H, W)` normalised RGB to tokens `(B, H W / 4 ** stages, embed_dim)`."""
 
-        def __init__(self, img_size: int, patch_size: int, embed_dim: int, **_: object):
+        def __init__(self, img_size: InputSize, patch_size: int, embed_dim: int, **_: object):
             super().__init__()
-            side = img_size // patch_size
-            self.img_size, self.patch_size = (img_size, img_size), (patch_size, patch_size)
-            self.grid_size, self.num_patches = (side, side), side * side
+            self.img_size, self.patch_size = sides(img_size), (patch_size, patch_size)
+            self.grid_size = tuple(side // patch_size for side in self.img_size)
+            self.num_patches = math.prod(self.grid_size)
             stages = [_stage(before, after) for before, after in zip((1, *widths), widths, strict=False)]
             self.stages = nn.Sequential(*stages)
             self.proj = nn.Conv2d(widths[-1], embed_dim, 1)

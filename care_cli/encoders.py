@@ -14,7 +14,7 @@ import numpy as np
 
 from care_cli import checkpoints
 from care_cli.backbones import STEM_VIT
-from care_cli.engines import Network
+from care_cli.engines import Network, images_of
 from care_cli.errors import CareError
 from care_cli.geometry import as_size, sides
 from care_cli.headers import TOLD, scheme_of
@@ -47,7 +47,7 @@ def load_network(spec: ModelSpec, weights: Path) -> Network:
     checkpoints.prepare_torch()
     model, settings, preparation = FAMILIES[spec.family](spec, Path(weights))
     size = sides(preparation["size"])
-    module = _vectors(model, settings["mean"], settings["std"])
+    module = normalising(model, settings["mean"], settings["std"])
     scheme = scheme_of(settings)
     beside = (scheme.shape,) if scheme else ()
     import torch
@@ -234,11 +234,11 @@ def as_timm_says(
     return settings, preparation
 
 
-def _vectors(model: torch.nn.Module, mean: list[float], std: list[float]) -> torch.nn.Module:
+def normalising(model: torch.nn.Module, mean: list[float], std: list[float]) -> torch.nn.Module:
     """The model from `(B,H,W,3) uint8` RGB, normalised as torchvision does it, and whatever else it takes."""
     import torch
 
-    class Vectors(torch.nn.Module):
+    class Normalising(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
@@ -246,9 +246,9 @@ def _vectors(model: torch.nn.Module, mean: list[float], std: list[float]) -> tor
             self.register_buffer("std", torch.tensor(std)[:, None, None])
 
         def forward(self, pixels: torch.Tensor, *beside: torch.Tensor) -> torch.Tensor:
-            return self.model((pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std, *beside)
+            return self.model((images_of(pixels) - self.mean) / self.std, *beside)
 
-    return Vectors()
+    return Normalising()
 
 
 def _agree(expected: np.ndarray, answer: np.ndarray) -> bool:

@@ -138,6 +138,11 @@ def load(
     return TorchEngine(network.module, device, precision, network.beside), network.about
 
 
+def images_of(pixels: torch.Tensor) -> torch.Tensor:
+    """Photos `(B, H, W, 3) uint8` as images `(B, 3, H, W) float32` in 0..1."""
+    return pixels.permute(0, 3, 1, 2).float() / 255
+
+
 def cores() -> int:
     """Processor cores that this process may use; $OMP_NUM_THREADS, where it is set, lowers them."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from care_cli import checkpoints, encoders
+from care_cli.engines import images_of
 from care_cli.errors import CareError
 from care_cli.geometry import Box
 from care_cli.preparation import Preparation
@@ -74,8 +75,8 @@ class Explainer:
         """`(B,3,S,S) float32` of crops, prepared as for an embedding and normalised."""
         import torch
 
-        pixels = torch.from_numpy(np.stack([self.preparation(image) for image in images])).permute(0, 3, 1, 2)
-        return (pixels.float() / 255 - self._mean) / self._std
+        pixels = torch.from_numpy(np.stack([self.preparation(image) for image in images]))
+        return (images_of(pixels) - self._mean) / self._std
 
     def _answer(self, beside: np.ndarray | None) -> Callable[[torch.Tensor], torch.Tensor]:
         import torch

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from care_cli import checkpoints
-from care_cli.engines import Network
+from care_cli.engines import Network, images_of
 from care_cli.errors import CareError
 from care_cli.weights import cache_folder
 
@@ -181,7 +181,7 @@ def _boxes(model: torch.nn.Module, end2end: bool) -> torch.nn.Module:
             self.model = model
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            output = self.model(pixels.permute(0, 3, 1, 2).float() / 255)
+            output = self.model(images_of(pixels))
             while isinstance(output, tuple | list):
                 output = output[0]
             if end2end:

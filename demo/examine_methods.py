@@ -108,7 +108,7 @@ def clip_study() -> Study:
         "clip-ft-as-care": Row("clip-ft", settings=wordless | {"learning_rate": 3e-5}),
         "clip-reid": Row("clip-reid", settings=words | {"learning_rate": 1e-4}),
         "care": Row("care", settings=words | {"learning_rate": 1e-4}),
-    }  # fmt: skip
+    }
     return Study(Animals(*COMPARED, difficulty), Animals(*OTHERS, difficulty), rows, "clip-ft", epochs, recipe)
 
 

@@ -49,11 +49,11 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
         FILES | {"engines", "backbones", "keypoint_vit", "side_information", "clip"},
         {"torch", "timm", "open_clip"},
     ),
-    "explain": (FILES | {"encoders", "keypoint_vit", "preparation"}, {"torch", "timm"}),
+    "explain": (FILES | {"encoders", "engines", "keypoint_vit", "preparation"}, {"torch", "timm"}),
     "preparation": (LEAVES, set()),
     "training": (
         FILES | {"training", "backbones", "clip", "keypoint_vit", "overlapping_vit", "jigsaw_vit", "side_information",
-                 "embedders", "encoders", "detectors", "yolo", "registry", "evaluation", "preparation"},
+                 "embedders", "encoders", "engines", "detectors", "yolo", "registry", "evaluation", "preparation"},
         {"torch", "torchvision", "timm", "ultralytics", "accelerate", "open_clip", "cv2"},
     ),
     "evaluation": (LEAVES | {"evaluation", "yolo"}, {"matplotlib", "sklearn", "ultralytics"}),

@@ -35,6 +35,31 @@ def keypoint_vit(mode: str):
     return model
 
 
+def by_differences(norm, ask) -> np.ndarray:
+    """The map `(N,)` of patches by the definition: tokens behind `norm`, weighted by finite differences of y, which
+    `ask` asks for, in each channel."""
+    import torch
+
+    step, held = 1e-5, []
+
+    def raised(channel: int, by: float) -> float:
+        def hook(module, given, answer):
+            held.append(answer[0, 1:].numpy())
+            answer = answer.clone()
+            answer[:, 1:, channel] += by
+            return answer
+
+        handle = norm.register_forward_hook(hook)
+        with torch.no_grad():
+            y = float(ask())
+        handle.remove()
+        return y
+
+    slopes = [(raised(c, step) - raised(c, -step)) / (2 * step) for c in range(norm.normalized_shape[0])]
+    tokens = held[0]  # (N, channels)
+    return (tokens @ np.array(slopes) / len(tokens)).clip(0)
+
+
 @pytest.mark.parametrize("mode", ["ckpe", "kpe"])
 def test_a_network_with_points_is_explained_with_them(mode):
     """Weights of channels are finite differences of y, asked with the points, at the inner network's tokens."""
@@ -43,24 +68,8 @@ def test_a_network_with_points_is_explained_with_them(mode):
     model = keypoint_vit(mode).double().eval()
     pixels, prototype = torch.randn((1, 3, 64, 64)).double(), torch.randn(24).double()
     points = torch.tensor([[[0.1, 0.1, 1.0], [0.9, 0.6, 1.0]]]).double()
-    score, held = explain.cosine_to(prototype), {}
-
-    def raised(channel: int, by: float) -> float:
-        def hook(module, given, answer):
-            held["tokens"] = answer
-            answer = answer.clone()
-            answer[:, 1:, channel] += by
-            return answer
-
-        handle = model.vit.blocks[-1].norm1.register_forward_hook(hook)
-        with torch.no_grad():
-            y = float(score(model(pixels, points)))
-        handle.remove()
-        return y
-
-    slopes = np.array([(raised(c, 1e-5) - raised(c, -1e-5)) / 2e-5 for c in range(24)])
-    maps = held["tokens"][0, 1:].numpy().T.reshape(24, 4, 4)
-    expected = ((slopes / 16)[:, None, None] * maps).sum(0).clip(0)
+    score = explain.cosine_to(prototype)
+    expected = by_differences(model.vit.blocks[-1].norm1, lambda: score(model(pixels, points))).reshape(4, 4)
     heat = explain.gradcam_vit(model, pixels, score, lambda pixels: model(pixels, points))
     assert expected.max() > 0
     np.testing.assert_allclose(heat, expected, rtol=1e-4, atol=1e-6 * expected.max())
@@ -155,23 +164,7 @@ def test_a_clip_tower_is_explained_by_the_tokens_before_its_last_block(whole):
     model = small_clip() if whole else clip.ImageTower(**clip.image_options(SMALL_CLIP))
     model = model.double().eval()
     pixels = torch.randn((1, 3, 64, 32)).double()
-    score, held = explain.cosine_to(torch.randn(model(pixels).shape[1]).double()), {}
-
-    def raised(channel: int, by: float) -> float:
-        def hook(module, given, answer):
-            held["tokens"] = answer
-            answer = answer.clone()
-            answer[:, 1:, channel] += by
-            return answer
-
-        handle = model.visual.transformer.resblocks[-1].ln_1.register_forward_hook(hook)
-        with torch.no_grad():
-            y = float(score(model(pixels)))
-        handle.remove()
-        return y
-
-    weights = np.array([(raised(c, 1e-5) - raised(c, -1e-5)) / 2e-5 for c in range(64)]) / 8  # 4 x 2 patches
-    tokens = held["tokens"][0, 1:].detach().numpy()
-    expected = np.maximum(tokens @ weights, 0).reshape(4, 2)
+    score = explain.cosine_to(torch.randn(model(pixels).shape[1]).double())
+    expected = by_differences(model.visual.transformer.resblocks[-1].ln_1, lambda: score(model(pixels))).reshape(4, 2)
     assert explain.is_vit(model)
     assert explain.gradcam_vit(model, pixels, score) == pytest.approx(expected, abs=1e-6)

@@ -8,11 +8,13 @@ from pathlib import Path
 import catalogs
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_cli import runner
+from timm.layers import resample_abs_pos_embed
 
 from care_cli.catalog import Catalog
-from care_cli.checkpoints import read_header
+from care_cli.checkpoints import load_state, read_header
 from care_cli.decisions import Decision
 from care_cli.encoders import save_embedder
 from care_cli.errors import CareError
@@ -213,6 +215,30 @@ def test_seeds_are_models_of_their_own_and_weights_can_be_begun_from(care, surve
     header = read_header(Path(more.json["models"][0]["file"]))
     assert header["architecture"] == "test_vit" and header["training"]["begun_from"] == "pair-0"
     assert "learns from scratch" in done.err and "learns from scratch" not in more.err
+
+
+@pytest.mark.parametrize("method", ["vit", "ckpe"])
+def test_another_size_resamples_positions_and_none_keeps_those_there_are(care, survey, method):
+    """A model that was built for 32 px is gone on from, at a rate that changes nothing."""
+    if method == "ckpe":
+        with Catalog(survey) as catalog:
+            point_out(survey, sorted(catalog.names_of_crops()))
+    first = care("train", "--method", method, "--name", "first", *TINY, "--json")
+    assert first.code == 0, first.err
+    positions = "pos_embed" if method == "vit" else "vit.pos_embed"
+    start = load_state(Path(first.json["models"][0]["file"]))[positions].float()
+    for size, side, grid in ((None, 32, (2, 2)), ("48", 48, (3, 3)), ("32x48", [32, 48], (2, 3))):
+        asked = ["train", "--method", method, "--weights", "first", *TINY[6:], "--learning-rate", "1e-9", "--json"]
+        asked += ["--size", size] if size else []
+        done = care(*asked)
+        assert done.code == 0, done.err
+        [model] = done.json["models"]
+        header, found = read_header(Path(model["file"])), load_state(Path(model["file"]))[positions].float()
+        assert header["input_size"] == header["options"]["img_size"] == side
+        expected = resample_abs_pos_embed(start, list(grid), num_prefix_tokens=1)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+        again = care(*asked).json["models"][0]
+        assert (again["run"], again["new"]) == (model["run"], False)
 
 
 def test_settings_are_read_as_what_they_are():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from itertools import islice, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,6 +156,25 @@ def test_the_neck_folds_into_the_last_norm() -> None:
         behind = neck(model(photos))
         fold_neck(model, neck)
         assert torch.allclose(model(photos), behind, atol=1e-5)
+
+
+def test_the_stem_sees_portraits_too_and_begins_from_a_square_one() -> None:
+    """Rows before columns; positions are resampled as timm's are."""
+    import torch
+    from timm.layers import resample_abs_pos_embed
+
+    from care_cli.backbones import STEM_VIT
+    from care_cli.encoders import build_backbone
+    from care_cli.training import methods
+
+    options = {"widths": (8, 16, 24), "depth": 1, "num_heads": 3}
+    square = build_backbone(STEM_VIT, img_size=32, **options)
+    cfg = methods.configure("vit", backbone=STEM_VIT, input_size=(48, 32), options=options)
+    model = methods.plain(cfg).eval()
+    methods.load(model, square.state_dict(), Path("square.safetensors"))
+    assert model.patch_embed.grid_size == (6, 4) and model(torch.zeros(2, 3, 48, 32)).shape == (2, 24)
+    expected = resample_abs_pos_embed(square.pos_embed, [6, 4], num_prefix_tokens=1)
+    torch.testing.assert_close(model.pos_embed, expected)
 
 
 def test_the_stem_sees_neither_colour_nor_brightness_nor_contrast() -> None:

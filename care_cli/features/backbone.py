@@ -85,7 +85,7 @@ def load_network(spec: ModelSpec, weights: Path, cfg: FeatureConfig) -> engines.
         model = encoders.build_backbone(spec.architecture, img_size=size)
     state = checkpoints.load_state(weights)
     encoders.load_weights(model, state, weights, head=encoders.classifier_layers(model))
-    module = _maps(model, block, settings["mean"], settings["std"])
+    module = encoders.normalising(_maps(model, block), settings["mean"], settings["std"])
     try:
         with torch.inference_mode():
             shape = module.float().eval()(torch.zeros((1, size, size, 3), dtype=torch.uint8)).shape
@@ -115,21 +115,18 @@ def _block(spec: ModelSpec, asked: int | None, strides: list[int]) -> int:
     return asked % len(strides)
 
 
-def _maps(model: torch.nn.Module, block: int, mean: list[float], std: list[float]) -> torch.nn.Module:
-    """The model up to a block, from `(B,S,S,3) uint8` RGB; class and register tokens are left out."""
+def _maps(model: torch.nn.Module, block: int) -> torch.nn.Module:
+    """The model up to a block; class and register tokens are left out."""
     import torch
 
     class Maps(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
-            self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-            self.register_buffer("std", torch.tensor(std)[:, None, None])
 
-        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            x = (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.model.forward_intermediates(
-                x, indices=[block], norm=True, stop_early=True, output_fmt="NCHW", intermediates_only=True
+                images, indices=[block], norm=True, stop_early=True, output_fmt="NCHW", intermediates_only=True
             )[0]
 
     return Maps()

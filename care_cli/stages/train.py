@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from care_cli import registry
 from care_cli.checkpoints import load_state, read_header
+from care_cli.engines import images_of
 from care_cli.errors import CareError
 from care_cli.headers import check_name
-from care_cli.outputs import write_whole
 from care_cli.records import KeypointScheme, ModelSpec, Scheme, Selection, ViewpointScheme
 from care_cli.stages import trained, viewpoints
 from care_cli.stages.evaluation_data import header_of, training_of
@@ -125,33 +125,20 @@ class Training:
             "validation": self.val.digest(),
             "weights": registry.model_sha256(self.spec) if self.spec else None,
         }
-        standing = self.catalog.find_run("train", settings)
-        if standing and (row := trained.standing(self.catalog, standing)):
-            metrics = read_header(Path(row["file"])).get("metrics", {})
-            return {"name": row["name"], "file": row["file"], "card": str(trained.card_of(Path(row["file"]))),
-                    "run": standing, "seed": seed, "new": False, "metrics": metrics}  # fmt: skip
-        if self.request.name is not None:
-            name = self._name(seed, 0)
-            trained.check_free(self.catalog, name, self._file(name), standing)
-        noted = {"device": self.request.device, "folder": str(self.folder)}
-        run_id = self.catalog.begin_run("train", settings, **noted)
-        return self._train(cfg, self._name(seed, run_id), run_id)
+        if model := trained.standing(self.catalog, settings, seed):
+            return model | {"metrics": read_header(Path(model["file"])).get("metrics", {})}
+        run_id, path = trained.begin(self.catalog, self.request, settings, seed, self.folder, cfg.method)
+        return self._train(cfg, path, run_id)
 
-    def _name(self, seed: int, run_id: int) -> str:
-        return trained.name_of(self.request.name, f"{self.cfg.method}-{run_id}", seed, self.request.seeds)
-
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
-
-    def _train(self, cfg: TrainConfig, name: str, run_id: int) -> dict[str, Any]:
+    def _train(self, cfg: TrainConfig, path: Path, run_id: int) -> dict[str, Any]:
         from care_cli.encoders import save_embedder
         from care_cli.training import methods
 
-        began, path = time.monotonic(), self._file(name)
+        began = time.monotonic()
         done = methods.train(
             self.crops,
             cfg,
-            trained.made(self.folder) / name,
+            trained.made(self.folder) / path.stem,
             validate=self.validate,
             validation=self.val.digest(),
             start=self.start,
@@ -162,18 +149,11 @@ class Training:
         metrics = {"validation": done.best["metrics"]} if done.best["metrics"] else {}
         if int(os.environ.get("RANK", "0")) == 0:  # of several processes the first one writes
             identity = self.catalog.run(run_id, "train")["identity"]
-            header = self._header(cfg, name, identity, done.best["step"], metrics)
+            header = self._header(cfg, path.stem, identity, done.best["step"], metrics)
             save_embedder(done.model, path, header)
-            write_whole(trained.card_of(path), card(header, methods.about(cfg.method), len(self.crops.labels)))
-            spec = registry.find(path, task="embedder")
-            self.catalog.finish_training(run_id, replace(spec, sha256=registry.model_sha256(spec)))
-        return {
-            "name": name,
-            "file": str(path),
-            "card": str(trained.card_of(path)),
-            "run": run_id,
-            "seed": cfg.seed,
-            "new": True,
+            told = card(header, methods.about(cfg.method), len(self.crops.labels))
+            trained.finish(self.catalog, run_id, path, told, "embedder")
+        return trained.told(path, run_id, cfg.seed, new=True) | {
             "metrics": metrics,
             "step": done.best["step"],
             "resumed_from": done.resumed_from,
@@ -253,7 +233,7 @@ def examined(model: torch.nn.Module, crops: LabelledCrops, names: list[str], cfg
     import torch
 
     from care_cli.evaluation.metrics import leave_one_out
-    from care_cli.training.batches import images_of, normalised
+    from care_cli.training.batches import normalised
 
     device = next(model.parameters()).device
     vectors = []

@@ -12,7 +12,7 @@ from care_cli import registry
 from care_cli.checkpoints import read_header
 from care_cli.errors import CareError
 from care_cli.headers import check_name
-from care_cli.outputs import lies_in, write_whole
+from care_cli.outputs import lies_in
 from care_cli.recipes import Recipe
 from care_cli.records import ModelSpec
 from care_cli.stages import export_yolo, train_settings, trained
@@ -233,47 +233,29 @@ class Training:
             "data": {part: self.data.digest(part) for part in ("train", "val", "test")},
             "weights": registry.model_sha256(self.spec) if self.spec else None,
         }
-        standing = self.catalog.find_run("train", settings)
-        if standing and (row := trained.standing(self.catalog, standing)):
-            header = read_header(Path(row["file"]))
-            return {"name": row["name"], "file": row["file"], "card": str(trained.card_of(Path(row["file"]))),
-                    "run": standing, "seed": seed, "new": False, "epoch": training_of(header).get("epoch"),
-                    "metrics": header.get("metrics", {})}  # fmt: skip
-        if self.request.name is not None:
-            trained.check_free(self.catalog, self._name(seed, 0), self._file(self._name(seed, 0)), standing)
-        noted = {"device": self.request.device, "folder": str(self.folder), "data": str(self.data.folder)}
-        run_id = self.catalog.begin_run("train", settings, **noted)
-        return self._train(cfg, self._name(seed, run_id), run_id)
+        if model := trained.standing(self.catalog, settings, seed):
+            header = read_header(Path(model["file"]))
+            return model | {"epoch": training_of(header).get("epoch"), "metrics": header.get("metrics", {})}
+        run_id, path = trained.begin(
+            self.catalog, self.request, settings, seed, self.folder, "detector", data=str(self.data.folder)
+        )
+        return self._train(cfg, path, run_id)
 
-    def _name(self, seed: int, run_id: int) -> str:
-        return trained.name_of(self.request.name, f"detector-{run_id}", seed, self.request.seeds)
-
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
-
-    def _train(self, cfg: DetectorConfig, name: str, run_id: int) -> dict[str, Any]:
+    def _train(self, cfg: DetectorConfig, path: Path, run_id: int) -> dict[str, Any]:
         from care_cli.training.detector import train_detector
 
-        began, path = time.monotonic(), self._file(name)
+        began = time.monotonic()
         done = train_detector(
-            self.data, cfg, self.folder / name, start=self.start, device=self.request.device,
+            self.data, cfg, self.folder / path.stem, start=self.start, device=self.request.device,
             workers=self.request.workers,
         )  # fmt: skip
-        header = self._header(cfg, name, self.catalog.run(run_id, "train")["identity"], done)
+        header = self._header(cfg, path.stem, self.catalog.run(run_id, "train")["identity"], done)
         save_detector(done.model, path, header)
         examined = self._examined(path)
         header["metrics"]["examination"] = _kept(examined.result)
         save_detector(done.model, path, header)
-        write_whole(trained.card_of(path), card(header))
-        spec = registry.find(path, task="detector")
-        self.catalog.finish_training(run_id, replace(spec, sha256=registry.model_sha256(spec)))
-        return {
-            "name": name,
-            "file": str(path),
-            "card": str(trained.card_of(path)),
-            "run": run_id,
-            "seed": cfg.seed,
-            "new": True,
+        trained.finish(self.catalog, run_id, path, card(header), "detector")
+        return trained.told(path, run_id, cfg.seed, new=True) | {
             "epoch": done.epoch,
             "epochs": len(done.history),
             "resumed_from": done.resumed_from,

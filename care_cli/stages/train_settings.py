@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from care_cli import registry
 from care_cli.checkpoints import read_header
 from care_cli.errors import CareError
+from care_cli.geometry import InputSize
 from care_cli.records import ModelSpec
 from care_cli.stages import trained
 from care_cli.stages.splits import SplitRequest
@@ -60,7 +61,7 @@ def settings_of(request: TrainRequest, spec: ModelSpec | None) -> TrainConfig:
     size = backbone if backbone in methods.SIZES else None
     if size is None:
         given["backbone"] = backbone
-    stated = _stated(spec) if spec else None
+    stated = _stated(spec, given.get("input_size")) if spec else None
     ours = spec is not None and spec.family == "care"  # a model that is gone on from goes on seeing what it saw
     told = {"own": stated} if ours else {"begun": stated}
     cfg = methods.configure(request.method, size, request.presets, **told, **given)
@@ -82,8 +83,11 @@ def settings_of(request: TrainRequest, spec: ModelSpec | None) -> TrainConfig:
     return replace(cfg, precision=precision.resolve(cfg.precision, torch.device(request.device)))
 
 
-def _stated(spec: ModelSpec) -> dict[str, Any]:
-    """What weights to begin from say of themselves: means, deviations, and of our own also size and options."""
+def _stated(spec: ModelSpec, size: InputSize | None) -> dict[str, Any]:
+    """What weights to begin from say of themselves: means, deviations, and of our own also size and options.
+
+    A network that was built for its photos' size is built for the `size` that is asked for, None: for its own.
+    """
     from care_cli.training import plain_vits
 
     stated: dict[str, Any] = {"mean": spec.mean, "std": spec.std}
@@ -92,6 +96,8 @@ def _stated(spec: ModelSpec) -> dict[str, Any]:
         stated |= {key: header.get(key) for key in ("input_size", "options", "mean", "std")}
         if spec.architecture in plain_vits.OURS:
             stated |= plain_vits.begun(stated["options"] or {})
+        elif size is not None and "img_size" in (stated["options"] or {}):
+            stated["options"] |= {"img_size": size}
     return {
         key: tuple(value) if isinstance(value, list) else value for key, value in stated.items() if value is not None
     }

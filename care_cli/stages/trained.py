@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from care_cli import registry
 from care_cli.checkpoints import read_header
 from care_cli.errors import CareError
-from care_cli.outputs import refuse_scanned
+from care_cli.outputs import refuse_scanned, write_whole
 from care_cli.records import ModelSpec
 from care_cli.weights import file_sha256
 
 if TYPE_CHECKING:
     from care_cli.catalog import Catalog
+    from care_cli.stages.train_detector import DetectorRequest
+    from care_cli.stages.train_settings import TrainRequest
 
 
 def find(catalog: Catalog | None, name: str, weights: Path | None = None, task: str = "embedder") -> ModelSpec:
@@ -79,13 +81,6 @@ def made(folder: Path) -> Path:
     return folder
 
 
-def name_of(asked: str | None, usual: str, seed: int, seeds: Sequence[int]) -> str:
-    """A model's name: the one that was asked for, with its seed where there are several, else the usual one."""
-    if asked is None:
-        return usual
-    return asked if len(seeds) == 1 else f"{asked}-{seed}"
-
-
 def notes_of(models: Path, photos: Path) -> Path:
     """Where it is kept, beside the models, what was found of the photos of a training folder."""
     return models / f"checked-{hashlib.sha256(str(photos.resolve()).encode()).hexdigest()[:12]}.json"
@@ -96,16 +91,57 @@ def card_of(file: Path) -> Path:
     return file.with_suffix(".md")
 
 
-def standing(catalog: Catalog, run_id: int) -> dict | None:
-    """The model that a training has made, where its file is still here as it was."""
-    for row in catalog.trained_models():
+def told(file: Path, run_id: int, seed: int, new: bool) -> dict[str, Any]:
+    """What is said of every model, whatever was trained."""
+    card = str(card_of(file))
+    return {"name": file.stem, "file": str(file), "card": card, "run": run_id, "seed": seed, "new": new}
+
+
+def standing(catalog: Catalog, settings: dict[str, Any], seed: int) -> dict[str, Any] | None:
+    """The model that a training with these settings has made, as it is `told`; None where its file is not here any
+    more as it was."""
+    run_id = catalog.find_run("train", settings)
+    for row in catalog.trained_models() if run_id else ():
         path = Path(row["file"])
         if row["run"] == run_id and path.is_file() and file_sha256(path) == row["sha256"]:
-            return row
+            return told(path, run_id, seed, new=False)
     return None
 
 
-def check_free(catalog: Catalog, name: str, path: Path, run_id: int | None) -> None:
+def begin(
+    catalog: Catalog,
+    request: TrainRequest | DetectorRequest,
+    settings: dict[str, Any],
+    seed: int,
+    folder: Path,
+    usual: str,
+    **noted: Any,
+) -> tuple[int, Path]:
+    """The run of a training with these settings, and the file in `folder` that its model will be.
+
+    Its name is the one that was asked for, with its seed where there are several, else `usual`-RUN. CareError when
+    another model has it.
+    """
+    name = request.name
+    if name is not None:
+        name = name if len(request.seeds) == 1 else f"{name}-{seed}"
+        _check_free(catalog, name, _file(folder, name), catalog.find_run("train", settings))
+    run_id = catalog.begin_run("train", settings, device=request.device, folder=str(folder), **noted)
+    return run_id, _file(folder, name or f"{usual}-{run_id}")
+
+
+def finish(catalog: Catalog, run_id: int, file: Path, card: str, task: str) -> None:
+    """Write the card of a model whose weights are written, and have the catalog know it."""
+    write_whole(card_of(file), card)
+    spec = registry.find(file, task=task)
+    catalog.finish_training(run_id, replace(spec, sha256=registry.model_sha256(spec)))
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.safetensors"
+
+
+def _check_free(catalog: Catalog, name: str, path: Path, run_id: int | None) -> None:
     """CareError when a name is another model's than that of the run that stands; `path` would be its file."""
     others = [row["name"] for row in catalog.trained_models() if row["run"] != run_id]
     taken = name in registry.entries() or name in others

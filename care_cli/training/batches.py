@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from care_cli.engines import images_of
 from care_cli.training.augment import augment
 from care_cli.training.config import TrainConfig
 from care_cli.training.data import LabelledCrops
@@ -89,11 +90,6 @@ def prepare(data: LabelledCrops, cfg: TrainConfig, rows: np.ndarray, seed: int, 
         chance = cfg.keypoint_dropout if beside.ndim == 3 else cfg.side_dropout
         beside[torch.rand(len(rows), generator=generator, device=device) < chance] = 0.0
     return Batch(normalised(images, cfg).contiguous(memory_format=torch.channels_last), beside, labels)
-
-
-def images_of(photos: Tensor) -> Tensor:
-    """Photos `(B, H, W, 3) uint8` as images `(B, 3, H, W) float32` in 0..1."""
-    return photos.permute(0, 3, 1, 2).float() / 255
 
 
 def normalised(images: Tensor, cfg: TrainConfig) -> Tensor:

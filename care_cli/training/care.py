@@ -19,10 +19,11 @@ from tqdm import tqdm
 
 from care_cli import clip
 from care_cli.clip import TextTower
+from care_cli.engines import images_of
 from care_cli.errors import CareError
 from care_cli.training import clip_towers, loop, methods, precision, state
 from care_cli.training.alignment import Aligned, Prototypes
-from care_cli.training.batches import images_of, normalised
+from care_cli.training.batches import normalised
 from care_cli.training.clip_towers import BACKBONE, WEIGHTS, architecture
 from care_cli.training.config import TrainConfig
 from care_cli.training.data import LabelledCrops
