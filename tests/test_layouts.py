@@ -136,6 +136,14 @@ def test_what_is_no_known_data_set_is_none(tmp_path):
     assert layouts.recognise(tmp_path / "bad") == "MacaqueFaces"
 
 
+def test_public_stoats_are_not_taken_for_the_papers(tmp_path):
+    for animal in ("stoat", "deer"):
+        photos(tmp_path / "MetaWild" / animal, "train/1_C1_2.jpg", "gallery/9_C2_5.jpg", "query/9_C1_3.jpg")
+    assert layouts.recognise(tmp_path / "MetaWild" / "stoat") == "MetaWildStoat"
+    assert layouts.recognise(tmp_path / "MetaWild" / "deer") is None
+    assert layouts.recognise(tmp_path / "MetaWild") is None  # all its animals
+
+
 @pytest.mark.parametrize("content", ["[{", "[3]", '{"a": 3}', '[{"entityid": 1}]', "[" * 9999])
 def test_a_table_that_is_not_as_published_is_named(content, tmp_path):
     root = atrw(tmp_path / "ATRW")

@@ -59,7 +59,8 @@ def recognise(root: Path) -> str | None:
     """The data set that a folder is a copy of, or a part of it; None: none that is known."""
     folder = _Folder(root)
     for name, about in known().items():
-        if any(folder.fits(layout, about["called"]) for layout in about["layouts"]):
+        elsewhere = any(one.startswith(tuple(about.get("never", ()))) for one in folder.place)
+        if not elsewhere and any(folder.fits(layout, about["called"]) for layout in about["layouts"]):
             return name
     return None
 
@@ -97,6 +98,10 @@ def _apart(found: list[Sighting]) -> list[Sighting]:
     ]
 
 
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
 class _Folder:
     """A folder that may hold a data set: its photos, and its tables by name; looked through once."""
 
@@ -127,14 +132,21 @@ class _Folder:
         return found
 
     @cached_property
-    def names(self) -> list[str]:
-        """What the folder, and those right in it, are called: small letters and digits."""
-        top = {path.partition("/")[0] for path in self.photos if "/" in path}
-        return [re.sub(r"[^a-z0-9]", "", name.lower()) for name in (self.root.resolve().name, *sorted(top))]
+    def place(self) -> tuple[str, str]:
+        """What the folder around it and the folder itself are called: small letters and digits."""
+        root = self.root.resolve()
+        return _plain(root.parent.name), _plain(root.name)
+
+    def _is_called(self, called: Sequence[str]) -> bool:
+        """Is the folder, or one right in it, called so?"""
+        if "/".join(self.place) in called:
+            return True
+        within = {_plain(path.partition("/")[0]) for path in self.photos if "/" in path}
+        return any(one.startswith(tuple(called)) for one in (self.place[1], *within))
 
     def fits(self, layout: Mapping[str, Any], called: Sequence[str] | None) -> bool:
         """Is the folder laid out so? `called`: and called so, where the layout alone could be anybody's."""
-        if called is not None and layout.get("named") and not any(one.startswith(tuple(called)) for one in self.names):
+        if called is not None and layout.get("named") and not self._is_called(called):
             return False
         first = layout["sources"][0]
         if "table" in first:
