@@ -23,6 +23,7 @@ from care_cli.training.alignment import Aligned, Prototypes
 from care_cli.training.config import TextConfig, TrainConfig
 from care_cli.training.data import LabelledCrops
 from care_cli.training.losses import batch_hard, contrast
+from tests.gradients import moved
 from tests.miniatures import SMALL_CLIP, small_clip
 
 RNG = np.random.default_rng(5)
@@ -299,14 +300,6 @@ def test_prototypes_are_the_means_of_the_prompts_features(normalize_first: bool)
 
 
 # -- what learns
-
-
-def moved(learner: torch.nn.Module, *batch: object) -> set[str]:
-    """Names of the parameters, the text tower's among them, that a batch gives a gradient."""
-    sum(learner(*batch).values()).backward()
-    text = getattr(learner, "_text", ())
-    everything = [*learner.named_parameters(), *(pair for tower in text for pair in tower.named_parameters())]
-    return {name for name, parameter in everything if parameter.grad is not None and parameter.grad.abs().sum() > 0}
 
 
 def test_phase_1_updates_tokens_and_meta_net_alone() -> None:
