@@ -192,6 +192,7 @@ def test_a_setting_of_the_recipe_is_the_papers() -> None:
     assert (cfg.backbone, cfg.stride, cfg.drop_path) == ("vit_small_patch16_224", 12, 0.1)  # the stage names ViT-B/16
     assert methods.usual("transreid") == ("vit_base_patch16_224", "vit-base")
     assert (cfg.optimizer, cfg.learning_rate, cfg.epochs, cfg.warmup, cfg.milestones) == ("sgd", 0.008, 120, 5, ())
+    assert (cfg.side_weight, cfg.bias_rate, cfg.weight_decay) == (3, 2, 1e-4)
     assert cfg.individuals * cfg.photos * cfg.accumulate == 64 and cfg.triplet_margin is None and cfg.smoothing == 0
     assert methods.configure("transreid", presets=["portrait"]).input_size == (256, 128)
 
