@@ -18,11 +18,12 @@ from care_cli import clip, encoders, registry
 from care_cli.errors import CareError
 from care_cli.stages import train_settings
 from care_cli.stages.train_settings import TrainRequest
-from care_cli.training import care, clip_reid, clip_towers, methods, prompts
+from care_cli.training import care, clip_reid, clip_towers, loop, methods, prompts
 from care_cli.training.alignment import Aligned, Prototypes
 from care_cli.training.config import TextConfig, TrainConfig
 from care_cli.training.data import LabelledCrops
 from care_cli.training.losses import batch_hard, contrast
+from tests.gradients import moved
 from tests.miniatures import SMALL_CLIP, small_clip
 
 RNG = np.random.default_rng(5)
@@ -301,14 +302,6 @@ def test_prototypes_are_the_means_of_the_prompts_features(normalize_first: bool)
 # -- what learns
 
 
-def moved(learner: torch.nn.Module, *batch: object) -> set[str]:
-    """Names of the parameters, the text tower's among them, that a batch gives a gradient."""
-    sum(learner(*batch).values()).backward()
-    text = getattr(learner, "_text", ())
-    everything = [*learner.named_parameters(), *(pair for tower in text for pair in tower.named_parameters())]
-    return {name for name, parameter in everything if parameter.grad is not None and parameter.grad.abs().sum() > 0}
-
-
 def test_phase_1_updates_tokens_and_meta_net_alone() -> None:
     described, text, _ = side(TextConfig())
     learner = prompts.PromptTraining(described, text)
@@ -328,6 +321,69 @@ def test_phase_2_updates_the_image_tower_necks_and_classifiers_and_no_prototype(
 
 
 # -- both phases
+
+
+@pytest.mark.parametrize("method", ["care", "clip-reid"])
+def test_words_are_learned_by_the_papers_schedule(method: str) -> None:
+    """Up from nothing in 5 epochs, then half a cosine down to 1e-6, whatever phase 2 does."""
+    cfg = care.phase_1(methods.configure(method))
+    assert (cfg.optimizer, cfg.bias_rate, cfg.weight_decay, cfg.epochs) == ("adam", 1, 1e-4, 120)
+    assert (cfg.sampler, cfg.individuals * cfg.photos * cfg.accumulate) == ("shuffle", 64)
+    rates = [cfg.learning_rate * loop.rate_at(step, 1200, cfg) for step in (0, 49, 625, 1200)]  # 10 steps an epoch
+    assert rates == pytest.approx([3.5e-4 / 50, 3.5e-4, (3.5e-4 + 1e-6) / 2, 1e-6])
+
+
+def between_phases(data: LabelledCrops, cfg: TrainConfig, start: dict, monkeypatch: pytest.MonkeyPatch):
+    """Of a training: the settings of phase 1, what that learned, and phase 2's learner as its first batch finds it."""
+    train, ended = loop.train, []
+
+    def phase(data: LabelledCrops, cfg: TrainConfig, *given: object, **how: object) -> loop.Trained:
+        done = train(data, cfg, *given, **how)
+        ended.extend([cfg, done.model])
+        return done
+
+    def begun(learner: Aligned, *batch: object) -> None:
+        ended.append(learner)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train", phase)
+    monkeypatch.setattr(Aligned, "forward", begun)
+    with pytest.raises(KeyboardInterrupt):
+        methods.train(data, cfg, start=start, device="cpu")
+    return ended
+
+
+@pytest.mark.parametrize(("method", "scale", "unit"), [("care", 31.0, True), ("clip-reid", 1.0, False)])
+def test_phase_2_begins_from_clip_and_from_what_the_learned_words_say(
+    method: str, scale: float, unit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CLIP's weights bit for bit, the means of learned prompts, and CLIP's temperature: at 1 cosines teach nothing."""
+    data, cfg, start = animals(), configured(method, {"learning_rate": 0.1}), small_clip(seed=7)
+    start.logit_scale.data.fill_(math.log(31))
+    weights = start.state_dict()
+    settings_1, learned, learner = between_phases(data, cfg, weights, monkeypatch)
+    assert settings_1 == care.phase_1(cfg)
+
+    tower = learner.embedder.state_dict()
+    assert tower.keys() == {name for name in weights if not clip.is_text(name)}
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in tower.items())
+
+    with torch.no_grad():
+        photos = start(torch.from_numpy(data.photos).permute(0, 3, 1, 2) / 127.5 - 1)
+    text = clip.TextTower(start)
+
+    def bank(described: prompts.PromptLearner) -> np.ndarray:
+        with torch.no_grad():
+            texts = text(*described(photos, torch.from_numpy(data.labels))).numpy()
+        means = np.stack([texts[data.labels == one].mean(0) for one in range(6)])
+        return means / np.linalg.norm(means, axis=1, keepdims=True) if unit else means
+
+    torch.manual_seed(cfg.seed)
+    untrained = prompts.PromptLearner(text, cfg.text, data.names, data.animals)
+    found = learner.prototypes
+    assert found.bank.numpy() == pytest.approx(bank(learned), abs=1e-5)
+    assert np.abs(bank(learned) - bank(untrained)).max() > 0.01
+    assert (found.scale, found.unit) == (pytest.approx(scale), unit)
 
 
 def test_care_learns_in_two_phases_and_goes_on_bit_by_bit(tmp_path: Path) -> None:

@@ -189,6 +189,17 @@ def test_the_presets_graph_is_openais() -> None:
     assert sum(p.numel() for p in tower.parameters()) == 86_192_640 - (197 - 129) * 768  # OpenAI's, fewer positions
 
 
+def test_the_presets_towers_activate_as_openais_did() -> None:
+    """x sigmoid(1.702 x), QuickGELU, in every block of the image tower, of a whole CLIP's and of the text tower."""
+    options, x = clip.options_of("ViT-B-16-quickgelu"), np.linspace(-6, 6, 97, dtype=np.float32)
+    with torch.device("meta"):
+        tower, whole = clip.ImageTower(**clip.image_options(options)), clip.Clip(**options)
+    blocks = [*tower.blocks, *whole.visual.transformer.resblocks, *whole.transformer.resblocks]
+    assert len(blocks) == 3 * 12
+    for block in blocks:
+        assert block.mlp.gelu(torch.from_numpy(x)).numpy() == pytest.approx(x / (1 + np.exp(-1.702 * x)), abs=1e-6)
+
+
 def test_a_header_that_claims_the_impossible_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "large.safetensors"
     huge = clip.image_options(SMALL_CLIP) | {"vision_width": 4096, "vision_layers": 24}
