@@ -20,6 +20,7 @@ from care_cli.evaluation.ablations import Cell
 from care_cli.evaluation.metrics import METRICS
 from care_cli.evaluation.published import published
 from care_cli.exchange import layouts
+from care_cli.features import FeatureConfig
 from care_cli.records import Selection
 from care_cli.stages import (
     benchmark,
@@ -283,6 +284,7 @@ def test_a_killed_table_goes_on_and_says_what_is_missing(finished):
     said = " ".join(table.remarks(found))
     assert "A PART OF THE DATA SET" in said and "last epoch" in said and "from scratch" in said
     assert found["settings"] == SETTINGS and "NOT AS IN THE PAPER: " in said and "; epochs=0.5; " in said
+    assert "; the backbone test_vit, beside figures of clip-vit-b-16." in said
     with Catalog(cfg.out / "LionData.db") as catalog:  # figures are those of the list, asked by themselves
         protocol = split_lists.protocol_of(catalog, cfg.out / "LionData.csv")
         spec = trained.find(catalog, lion["rows"][1]["models"][0])
@@ -337,11 +339,20 @@ def test_what_is_not_the_papers_is_said(cfg):
     found = table.listing(asked)
     assert (found["settings"], found["begin"]) == ({}, begin)
     said = " ".join(table.remarks(found))
-    assert "CARE: 256 x 128 px, rate 8e-06, batch 32, 60 epochs" in said and "NOT AS IN THE PAPER" not in said
+    assert "CARE: 256 x 128 px, rate 8e-06, batch 32, 60 epochs" in said
+    assert "NOT AS IN THE PAPER: clip-ft begins from scratch (--begin clip-ft=WEIGHTS); transreid begins" in said
     assert "TransReID: 256 x 256 px" in said and "120 epochs, told camera and flank where known (weight 3)" in said
     rows = [one | {"begun_from": "toy.safetensors"} for one in found["datasets"][0]["rows"] if one["method"] == "care"]
-    assert cell_words.departures({}, rows) == ["NOT AS IN THE PAPER: care begins from toy.safetensors."]
+    assert cell_words.departures(found, rows) == ["NOT AS IN THE PAPER: care begins from toy.safetensors."]
     assert cell_words.unlike(rows) is None
+    carried = FeatureConfig(size=96)
+    as_paper = Recipe(features=carried, as_paper=True)
+    asked = replace(cfg, paper="ckpe", table="3", sizes=("base",), datasets=(), recipe=as_paper)
+    found = table.listing(asked)
+    said = " ".join(table.remarks(found))
+    assert "NOT AS IN THE PAPER: --carry size=96; the backbone base, beside figures of vit-large." in said
+    rows = [one | {"extractor": {"name": "dino", "diffusion": False}} for one in found["datasets"][0]["rows"]]
+    assert "; points carried by dino, no diffusion model." in cell_words.departures(found, rows)[0]
 
 
 def test_a_data_set_that_fails_is_told_and_others_go_on(cfg, monkeypatch):

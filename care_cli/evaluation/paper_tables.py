@@ -92,7 +92,7 @@ TABLES: Mapping[tuple[str, str], Table] = {
     ("care", "1"): Table(ABLATIONS["tokens"].about, CARE_SETS, (OWN,), ABLATIONS["tokens"].cells, 10),
     ("care", "2"): Table(ABLATIONS["margin"].about, CARE_SETS, (OWN,), ABLATIONS["margin"].cells, 10),
     ("care", METHODS): Table(
-        "each on the same splits, trained as its authors have it",
+        "six methods on the same splits, each trained as its authors have it",
         CARE_SETS,
         (OWN,),
         _care_methods,

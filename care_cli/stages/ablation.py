@@ -98,6 +98,7 @@ def _summary(cfg: AblationConfig, rows: Sequence[dict]) -> dict:
         "about": ABLATIONS[cfg.name].about,
         "seeds": list(cfg.seeds),
         "settings": dict(cfg.request.settings),
+        "carry": cells.carry(cfg),
         "begin": dict(cfg.begin),
         "split": cfg.request.split.name,
         "published": {"paper": next((row["paper"][0] for row in rows if row["paper"]), None), "dataset": cfg.dataset},
@@ -120,11 +121,11 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
             f"animals in its test; here every photo of the test part of the split {found['split']!r} asks all others: "
             "differences between cells may be compared, not the figures."
         )
-        lines += cell_words.departures(found["settings"], found["rows"])
+        lines += cell_words.departures(found, found["rows"])
+    elif any(not row["begun_from"] for row in found["rows"]):
+        lines.append("Without --begin SIZE=WEIGHTS models learn from scratch; the paper's begin from pretrained ones.")
     if len(found["seeds"]) == 2:
         lines.append(TWO_SEEDS)
-    if any(not row["begun_from"] for row in found["rows"]):
-        lines.append("Without --begin SIZE=WEIGHTS models learn from scratch; the paper's begin from pretrained ones.")
     return lines
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from care_cli.evaluation.ablations import BEGINNINGS
 from care_cli.geometry import sides
 from care_cli.stages.evaluation_rows import EVENT
 
@@ -54,15 +55,26 @@ def lacks(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def departures(settings: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
-    """In one line, if any, what of the trainings was said otherwise than the paper has it: settings, and weights."""
-    said = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
-    others = {
-        f"{row['method'] or row['variant']} begins from {row['begun_from']}": None
-        for row in rows
-        if row["begun_from"] and row["begun_from"] != row["begins"]
-    }
-    return [f"NOT AS IN THE PAPER: {'; '.join([*said, *others])}."] if said or others else []
+def departures(found: Mapping[str, Any], rows: Sequence[Row], printed: Sequence[str] = ()) -> list[str]:
+    """In one line, if any, what was done otherwise than the paper has it: settings, weights, backbones, points.
+
+    found    `settings` of all trainings, and what was said of how to `carry` points
+    printed  sizes of the backbones that the paper's figures are of, where these stand beside every other's
+    """
+    given = {f"--carry {name}": value for name, value in found["carry"].items()} | found["settings"]
+    said = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in given.items()]
+    theirs = ", ".join(BEGINNINGS.get(size, size) for size in printed)
+    for row in rows:
+        who = row["method"] or row["variant"]
+        if row["method"] and not row["begun_from"]:
+            said.append(f"{who} begins from scratch (--begin {who}=WEIGHTS)")
+        elif row["begun_from"] and row["begun_from"] != row["begins"]:
+            said.append(f"{who} begins from {row['begun_from']}")
+        if printed and row["published"] and row["size"] not in printed:
+            said.append(f"the backbone {row['size']}, beside figures of {theirs}")
+        if row["extractor"] and not row["extractor"]["diffusion"]:
+            said.append(f"points carried by {row['extractor']['name']}, no diffusion model")
+    return [f"NOT AS IN THE PAPER: {'; '.join(dict.fromkeys(said))}."] if said else []
 
 
 def unlike(rows: Sequence[Row]) -> str | None:

@@ -292,6 +292,11 @@ def _identity(catalog: Catalog, recipe: Recipe, one: Planned, seed: int | None) 
 # -- rows
 
 
+def carry(recipe: Recipe) -> dict[str, Any]:
+    """What was said of how points are carried."""
+    return {name: value for name, value in asdict(recipe.features).items() if value is not None}
+
+
 def row(one: Planned, recipe: Recipe, done: Mapping[int, dict], failure: str | None = None) -> dict[str, Any]:
     """A cell in plain values; `metrics` are means over seeds with their 95 % t-intervals, shares, and so are those of
     the protocol's other `variants`, by name."""
@@ -301,6 +306,7 @@ def row(one: Planned, recipe: Recipe, done: Mapping[int, dict], failure: str | N
         **asdict(one.cell),
         "template": one.template.name if one.template else None,
         "points": list(one.names),
+        "extractor": one.extractor and {"name": one.extractor.name, "diffusion": one.extractor.family == DIFFUSION},
         "begun_from": _begun_from(one),
         "training": _training_told(one.settings),
         "seeds": sorted(done),

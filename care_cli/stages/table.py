@@ -195,6 +195,7 @@ def _summary(cfg: TableConfig, todo: Work, groups: list[dict]) -> dict:
         "out": str(cfg.out),
         "seeds": list(todo.recipe.seeds),
         "settings": dict(todo.recipe.request.settings),
+        "carry": cells.carry(todo.recipe),
         "begin": dict(todo.recipe.begin),
         "shown": ["top1"] if cfg.paper == "ckpe" else ["mAP", "top1"],
         "datasets": groups,
@@ -240,8 +241,8 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
         f"paper: what is published ({found['protocol']})."
     ]
     here = [group for group in found["datasets"] if group["folder"]]
-    rows = [row for group in here for row in group["rows"]]
-    lines += cell_words.departures(found["settings"], rows)
+    rows = [row for group in found["datasets"] for row in group["rows"]]
+    lines += cell_words.departures(found, rows, TABLES[found["paper"], found["table"]].sizes)
     for group in found["datasets"]:
         lines += [f"{group['dataset']}: {note}." for note in group["notes"]]
     for group in here:
@@ -250,9 +251,6 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
         lines.append("apart: without photos of the query's own visit or day, which are nearly the same photo.")
     if len(found["seeds"]) == 2:
         lines.append(TWO_SEEDS)
-    scratch = dict.fromkeys(row["size"] for row in rows if not row["begun_from"] and row["method"])
-    if scratch:
-        lines.append(f"Learned from scratch, not as in the paper: {', '.join(scratch)} (--begin SIZE=WEIGHTS).")
     if any(row["source"] for row in rows):
         lines.append(
             f"Points are carried from templates of each data set's own catalog: `care --catalog {found['out']}/NAME.db "
