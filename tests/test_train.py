@@ -127,9 +127,10 @@ def test_methods_of_papers_go_from_names_to_answers(care, survey, tmp_path, meth
     assert done.code == 0, done.err
     header = read_header(Path(done.json["models"][0]["file"]))
     assert header["method"] == method and header["training"]["settings"]["method"] == method
-    assert (survey.with_name("care.models") / "mine" / "prototypes.safetensors").exists() == (
-        method in ("clip-reid", "care")
-    )
+    describes = method in ("clip-reid", "care")
+    assert (survey.with_name("care.models") / "mine" / "prototypes.safetensors").exists() == describes
+    card = " ".join(Path(done.json["models"][0]["card"]).read_text(encoding="utf-8").split())
+    assert ("Before, for 2 epochs, 4 words were learned that stand for each animal." in card) == describes
     assert care("index", "--model", "mine", "--json").json["crops"] == ANIMALS * SIGHTINGS
     examined = care("evaluate", "--model", "mine", "--json").json["rows"][0]["metrics"]
     assert 0 < examined["mAP"]["mean"] <= 1

@@ -310,6 +310,8 @@ def test_the_commands_tell_of_cameras_from_training_to_an_answer(tmp_path: Path,
     header = checkpoints.read_header(Path(done.json["models"][0]["file"]))
     assert header["viewpoints"] == {"cameras": ["north", "south"], "views": [], "weight": 3.0}
     assert header["options"]["stride"] == 12 and header["training"]["settings"]["triplet_margin"] is None
+    card = " ".join(Path(done.json["models"][0]["card"]).read_text("utf-8").split())
+    assert "by which of 2 cameras" in card and "places are a secret" in card and "words were learned" not in card
     assert care("train", "--method", "transreid", "--name", "told", *small, "--json").json["models"][0]["new"] is False
     done = care("index", "--model", "told", "--engine", "torch")
     assert done.code == 0 and f"known of all {len(ids)} animals" in done.err, done.err

@@ -13,7 +13,6 @@ Begin = Annotated[
     list[str] | None,
     typer.Option(
         "--begin",
-        "--weights",
         metavar="KEY=WEIGHTS",
         help="To begin from, of a size or method; none: scratch.  [default: the paper's]",
     ),

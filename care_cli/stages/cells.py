@@ -137,7 +137,8 @@ def _training(catalog: Catalog, request: TrainRequest) -> tuple[TrainConfig | No
         return None, None, [f"the method {request.method}; this CARE has {', '.join(METHODS)}"]
     if (request.weights or "").startswith(TIMM):
         name = request.weights.removeprefix(TIMM)
-        return None, None, [f"the weights of timm's {name}, as a file: --begin {request.backbone}=FILE"]
+        where = f"https://huggingface.co/timm, {name}"
+        return None, None, [f"the weights of timm's {name} ({where}) as a file: --begin {request.backbone}=FILE"]
     try:
         spec = pretrained(catalog, request)
         cfg = settings_of(request, spec)

@@ -7,6 +7,7 @@ from typing import Any
 
 from care_cli.geometry import sides
 from care_cli.stages.cards import number, wrapped
+from care_cli.training.methods import describes
 
 
 def card(header: Mapping[str, Any], about: str, crops: int) -> str:
@@ -20,6 +21,7 @@ def card(header: Mapping[str, Any], about: str, crops: int) -> str:
         f"**What for.** {_purpose(header)}",
         f"**Method.** {about} What of it is our reading: docs/methods.md.",
         f"**How it came about.** {_origin(header, crops)}",
+        *([f"**What it is told.** {_told(header['viewpoints'])}"] if header.get("viewpoints") else []),
         f"**What it reached.** {_reached(header)}",
         f"**Licence.** {_licence(header)} Weights as safetensors.",
     ]
@@ -39,13 +41,32 @@ def _origin(header: Mapping[str, Any], crops: int) -> str:
     training = header["training"]
     settings, split = training["settings"], training["split"]
     height, width = sides(header["input_size"])
+    text = settings["text"]
+    words = (
+        f" Before, for {text['epochs']:g} epochs, {text['tokens']} words were learned that stand for each animal."
+        if describes(settings["method"])
+        else ""
+    )
     return (
         f"{settings['backbone']} at {height} x {width} px (height x width), from "
         f"{'the weights of ' + training['begun_from'] if training['begun_from'] else 'random weights'}: "
         f"{settings['epochs']:g} epochs over {crops} crops of {training['individuals']} animals, the training part of "
         f"the split {split['name']!r} (sha256 {split['sha256'][:12]}), seed {settings['seed']}; kept is step "
-        f"{training['step']}. All settings and the digests of all crops are in the file's header."
+        f"{training['step']}.{words} All settings and the digests of all crops are in the file's header."
     )
+
+
+def _told(viewpoints: Mapping[str, Any]) -> str:
+    cameras, views = viewpoints["cameras"], viewpoints["views"]
+    what = [f"by which of {len(cameras)} cameras a photo was taken"] if cameras else []
+    what += [f"which flank it shows ({', '.join(views)})"] if views else []
+    said = f"Beside the pixels, where they are known: {' and '.join(what)}."
+    if cameras:
+        said += (
+            " A camera that it was not taught, as of every other survey, tells it nothing. The cameras' names are in "
+            "the file's header: mind to whom you give it where places are a secret."
+        )
+    return said
 
 
 def _reached(header: Mapping[str, Any]) -> str:

@@ -149,9 +149,8 @@ class Training:
         metrics = {"validation": done.best["metrics"]} if done.best["metrics"] else {}
         if int(os.environ.get("RANK", "0")) == 0:  # of several processes the first one writes
             identity = self.catalog.run(run_id, "train")["identity"]
-            header = self._header(cfg, path.stem, identity, done.best["step"], metrics)
-            save_embedder(done.model, path, header)
-            told = card(header, methods.about(cfg.method), len(self.crops.labels))
+            save_embedder(done.model, path, self._header(cfg, path.stem, identity, done.best["step"], metrics))
+            told = card(read_header(path), methods.about(cfg.method), len(self.crops.labels))
             trained.finish(self.catalog, run_id, path, told, "embedder")
         return trained.told(path, run_id, cfg.seed, new=True) | {
             "metrics": metrics,
