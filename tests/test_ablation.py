@@ -69,6 +69,7 @@ def cfg(weights):
         extractor_weights=weights,
         features=FeatureConfig(96, 1),
         request=TrainRequest(split=splits.SplitRequest(val=0.2), settings=SETTINGS),
+        examine=evaluate_reid.EvaluateConfig(open_share=0, engine="torch"),  # no model is converted to be asked once
     )
 
 
