@@ -403,6 +403,23 @@ def test_care_learns_in_two_phases_and_goes_on_bit_by_bit(tmp_path: Path) -> Non
     assert np.mean(first[-3:]) < np.mean(first[:3])
 
 
+def test_trainings_that_differ_in_phase_2_alone_have_one_phase_1(tmp_path: Path) -> None:
+    """As the rows of the paper's table of margins; what the second one takes over is what it would have learned."""
+    data = animals()
+    methods.train(data, configured("care", triplet_margin=0.7), tmp_path / "some/first", device="cpu")
+    other = configured("care", triplet_margin=0.1, class_weight=1.0)
+    beside = methods.train(data, other, tmp_path / "some/second", device="cpu")
+    alone = methods.train(data, other, tmp_path / "other/second", device="cpu")
+    for name, tensor in alone.model.state_dict().items():
+        assert torch.equal(tensor, beside.model.state_dict()[name]), name
+
+    longer = configured("care", {"epochs": 3})
+    methods.train(data, longer, tmp_path / "some/third", device="cpu")
+    told = [(tmp_path / place / "descriptions/history.jsonl").read_text("utf-8")  # with the speed of each step
+            for place in ("some/first", "some/second", "other/second", "some/third")]  # fmt: skip
+    assert told[0] == told[1] and len(set(told)) == 3
+
+
 def _stop(step: int):
     def report(row: dict) -> None:
         if row["step"] == step:

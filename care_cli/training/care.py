@@ -6,6 +6,7 @@ and its authors' earlier code; ALGORITHMS, section 5, says which reading is whic
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -144,11 +145,14 @@ def learn_prototypes(
 
 
 def phase_1(cfg: TrainConfig) -> TrainConfig:
-    """The settings of the descriptions' training: photos shuffled, Adam, a cosine behind a warm-up."""
+    """The settings of the descriptions' training: photos shuffled, Adam, a cosine behind a warm-up.
+
+    Of phase 2 they hold nothing, so that trainings which differ there alone have one phase 1.
+    """
     text = cfg.text
-    return replace(
-        cfg,
-        side_weight=0.0,
+    what = ("method", "backbone", "options", "input_size", "mean", "std", "seed", "precision", "text")
+    return TrainConfig(
+        **{name: getattr(cfg, name) for name in what},
         sampler="shuffle",
         individuals=text.batch,
         photos=1,
@@ -157,14 +161,10 @@ def phase_1(cfg: TrainConfig) -> TrainConfig:
         optimizer="adam",
         learning_rate=text.learning_rate,
         least_rate=text.least_rate,
-        bias_rate=1.0,
         warmup=text.warmup,
-        warmup_from=0.0,
-        milestones=(),
         weight_decay=text.weight_decay,
+        decay_vectors=True,
         triplet_weight=0.0,
-        clip=None,
-        ema=None,
     )
 
 
@@ -178,17 +178,33 @@ def image_features(
 ) -> np.ndarray:
     """Projected features `(N, D) float32` of all photos as CLIP sees them; of several processes the first one looks.
 
-    They are kept in `folder`: a training that goes on does not look again.
+    They are kept in `folder`: a training that goes on does not look again. Nor does one beside which the same phase 1
+    stands, done or not: it is taken over, features and words.
     """
     if folder is None:
         return _seen(data, cfg, whole, place).numpy()
-    identity = state.identity_of(cfg, data, whole.state_dict(), 1, None)
+    settings = replace(phase_1(cfg), precision=precision.resolve(cfg.precision, place))
+    data_1 = replace(data, beside=None, scheme=None)
+    identity = state.identity_of(settings, data_1, whole.state_dict(), accelerator.num_processes, None)
     if accelerator.is_main_process:
+        if not folder.exists():
+            _take_over(folder, identity)
         folder.mkdir(parents=True, exist_ok=True)
         if state.read(folder / FEATURES, identity) is None:
             state.write(folder / FEATURES, {"photos": _seen(data, cfg, whole, place)}, {"identity": identity})
     accelerator.wait_for_everyone()
     return state.read(folder / FEATURES, identity)[0]["photos"].numpy()
+
+
+def _take_over(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Copy the same phase 1 of another training, if there is one in the folders beside this one's."""
+    for features in sorted(folder.parent.parent.glob(f"*/{PHASE_1}/{FEATURES}")):
+        if state.is_of(features, identity):
+            partial = folder.with_name(f"{folder.name}.part")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(features.parent, partial)
+            partial.rename(folder)
+            return
 
 
 def _seen(data: LabelledCrops, cfg: TrainConfig, whole: clip.Clip, place: torch.device) -> Tensor:

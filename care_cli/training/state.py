@@ -74,6 +74,14 @@ def read(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], di
     return tensors, header
 
 
+def is_of(path: Path, identity: Mapping[str, Any]) -> bool:
+    """Is there a file that `read` gives for this identity?"""
+    try:
+        return read(path, identity) is not None
+    except CareError:
+        return False
+
+
 def identity_of(
     cfg: TrainConfig, data: LabelledCrops, start: Mapping[str, Tensor] | None, places: int, validation: str | None
 ) -> dict:
