@@ -23,7 +23,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 test: $(READY) lint
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal  # neighbours in a file share what is made for them
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
