@@ -115,7 +115,7 @@ def clip_study() -> Study:
 def plain_study() -> Study:
     """A plain ViT, TransReID and AdaFreq from the small CLIP's image tower, in timm's form.
 
-    Beside them the ViT over the overlapping patches and under the loss that these two add to.
+    Beside them that tower as it is, and over the overlapping patches and under the loss that these two add to.
     """
     recipe = SCHEDULED | {
         "optimizer": "adamw", "warmup": 0.6, "weight_decay": 0.05, "clip": 5, "validate_every": 1,
@@ -126,6 +126,7 @@ def plain_study() -> Study:
     few = {"frequency.tokens": 50, "frequency.cutoff": 17.5}  # 220 of 441 patches, and 70 periods, of 256 px
     once = {f"frequency.{term}_weight": 0 for term in ("class", "triplet", "alike")}  # no second look
     rows = {
+        "as-it-is": Row(None),
         "vit": Row("vit", settings=easy | {"learning_rate": 1e-5}),
         "overlapping": Row("adafreq", settings=overlapping | once | {"learning_rate": 3e-5}),
         "transreid": Row("transreid", settings=overlapping | {"learning_rate": 3e-4}),
