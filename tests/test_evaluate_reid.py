@@ -397,6 +397,8 @@ def test_a_seeded_name_stands_for_its_seeds(monkeypatch, capfd, tmp_path: Path) 
     asked_for = ("evaluate", "--engine", "torch", "--model", "mine", "--model", "demo-embedder", "--json")
     rows = care(*asked_for, "--seeds", "2").json["rows"]
     assert [(row["name"], row["seeds"]) for row in rows] == [("mine", [0, 1]), ("demo-embedder", [None])]
+    alone = care("evaluate", "--engine", "torch", "--model", "mine-0", "--seeds", "1", "--json")  # as it was trained
+    assert [row["name"] for row in alone.json["rows"]] == ["mine-0"]
     done = care("evaluate", "--model", "yours", "--seeds", "2")
     assert done.code == 2 and "No model yours-0" in done.err
     newest = care("evaluate", "--engine", "torch", "--json").json  # as `care index` takes it

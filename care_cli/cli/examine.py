@@ -120,6 +120,8 @@ def _specs(catalog: Catalog, names: list[str], weights: Path | None, seeds: int 
             "--weights belongs to one --model timm:NAME; describe others in a manifest (`care models add`)."
         )
     known = {row["name"] for row in catalog.trained_models()}
+    if seeds == 1 and set(names) <= known:  # `care train --seeds 1` adds no number
+        seeds = None
     if seeds is not None and not any(f"{name}-0" in known for name in names):
         raise CareError(f"No model {names[0]}-0 was trained in this catalog; --seeds is for `care train --seeds`.")
     several = {name: [f"{name}-{number}" for number in range(seeds or 0)] for name in names if f"{name}-0" in known}
