@@ -31,7 +31,7 @@ from demo.examine_photos import CARRIED, NONE, RANDOM, TRUE, Animals, prepare
 from scenes.seeds import TEST, TRAIN, TUNE
 
 SIZE = 64  # px
-RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)  # of which each row gets the one with the best mean mAP on others
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)  # learning rates; each row gets the one with the best mAP on other animals
 STEM_VIT = "care_stem_vit"
 PLAIN_VIT = "vit_tiny_patch16_224"
 AS_CLIP = {"img_size": SIZE, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "pre_norm": True}
