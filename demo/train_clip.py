@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--individuals", type=int, default=Recipe.individuals)
     given = parser.parse_args()
+    if given.out.suffix != ".safetensors":  # by which weights are known to be a file
+        parser.error(f"--out {given.out}: the file's name must end in .safetensors")
     make_clip(replace(Recipe(), steps=given.steps, individuals=given.individuals), given.out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,13 @@ def test_the_checkpoint_is_read_by_all_that_begin_from_it(tmp_path: Path) -> Non
     embedder = load_embedder(registry.find(path, task="embedder"), path)
     assert np.allclose(embedder.embed(chips), seen, atol=2e-3)  # CLIP zero-shot
     assert np.allclose(prompts, read, atol=1e-5) and text.scale == pytest.approx(clip.logit_scale.exp().item())
+
+
+def test_a_name_by_which_nothing_finds_the_weights_is_refused_at_once(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["train_clip", "--out", str(tmp_path / "small")])
+    with pytest.raises(SystemExit):
+        train_clip.main()
+    assert "must end in .safetensors" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_nobody_is_asked_about_who_was_learned_from_or_chosen_by() -> None:

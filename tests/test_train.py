@@ -180,6 +180,14 @@ def test_animals_seen_once_are_learned_from_but_find_nobody(tmp_path, monkeypatc
     assert done.code == 2 and "no animal has two crops in the test part" in done.err
 
 
+def test_without_a_validation_part_the_last_model_is_taken(care):
+    done = care("train", "--method", "vit", *TINY, "--val", "0", "--json")
+    assert done.code == 0 and "no validation part" in done.err, done.err
+    header = read_header(Path(done.json["models"][0]["file"]))
+    steps = round(1.5 * header["training"]["individuals"] * SIGHTINGS / 6)  # of 3 x 2 photos
+    assert header["metrics"] == {} and header["training"]["step"] == steps
+
+
 def test_damaged_pixels_are_left_out_and_named(care, survey):
     done = care("train", "--method", "vit", *TINY, "--show-split", "--json")
     with Catalog(survey) as catalog:

@@ -209,8 +209,11 @@ class Training:
     @functools.cached_property
     def validate(self) -> Callable[[torch.nn.Module], dict[str, float]] | None:
         """Leave-one-out on the validation part; None, and a notice, where nothing can be told from it."""
-        crops = self._decoded(self.val, "decode validation") if len(self.val.crop_ids) else None
-        counts = np.bincount(crops.labels) if crops else np.zeros(0)
+        if not len(self.val.crop_ids):
+            self.catalog.notice("The split has no validation part, so the last model is taken and none is chosen.")
+            return None
+        crops = self._decoded(self.val, "decode validation")
+        counts = np.bincount(crops.labels)
         if not ((counts > 1).any() and len(counts) > 1):
             self.catalog.notice(
                 "The validation part needs two animals, one of them with two crops, to tell a better model from a "
