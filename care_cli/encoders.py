@@ -7,6 +7,7 @@ import functools
 import logging
 import pkgutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,16 +135,20 @@ def _timm(spec: ModelSpec, weights: Path) -> Built:
 
 
 def _ours(spec: ModelSpec, weights: Path) -> Built:
-    header = checkpoints.read_header(weights)
-    if header.get("task") != "embedder" or not isinstance(header.get("architecture"), str):
-        raise CareError(f"{weights.name} is not an embedder; its header says {header.get('task', 'nothing')}")
-    said = {key: header.get(key) for key in ("options", *TOLD)}
-    make = functools.partial(build_embedder, header["architecture"], **said)
-    model = checkpoints.build(weights, make)
+    model, header = untrained(weights), checkpoints.read_header(weights)
     load_weights(model, checkpoints.load_state(weights), weights, exact=True)
     said = {key: header[key] for key in DATA_KEYS if header.get(key) is not None}
     settings, preparation = as_timm_says(getattr(model, "vit", model), header["architecture"], said)
     return model, settings | {"method": header.get("method")} | told(model), preparation
+
+
+def untrained(weights: Path) -> torch.nn.Module:
+    """The network that the header of one of our checkpoints describes; CareError when it describes none."""
+    header = checkpoints.read_header(weights)
+    if header.get("task") != "embedder" or not isinstance(header.get("architecture"), str):
+        raise CareError(f"{weights.name} is not an embedder; its header says {header.get('task', 'nothing')}")
+    said = {key: header.get(key) for key in ("options", *TOLD)}
+    return checkpoints.build(weights, functools.partial(build_embedder, header["architecture"], **said))
 
 
 def _miewid(spec: ModelSpec, weights: Path) -> Built:
@@ -288,6 +293,38 @@ def load_weights(
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             raise CareError(f"the weights {weights.name} do not fit the model: they {kind} {shown}")
     model.load_state_dict({n: t for n, t in state.items() if n in wanted}, strict=False)
+
+
+def on_grid_of(
+    new: torch.nn.Module, old: torch.nn.Module, state: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
+    """Weights of `old` whose positions, and whose keypoint embeddings of places, are resampled to the grid of `new`.
+
+    timm's own translation takes every grid that positions were learned on for a square one. Networks whose patches
+    have no positions of their own, and whatever is not as `old` has it, stay as they are.
+    """
+    from timm.layers import resample_abs_pos_embed
+
+    was, wanted = _grid(old), _grid(new)
+    if None in (was, wanted) or was == wanted:
+        return state
+    shapes, resampled = _shapes(old.state_dict()), dict(state)
+    for name, tensor in state.items():
+        of_places = name == "embeddings" and getattr(old, "mode", "ckpe") != "ckpe"
+        if (of_places or name.rpartition(".")[2] == "pos_embed") and shapes.get(name) == tuple(tensor.shape):
+            flat = tensor.reshape(1, -1, tensor.shape[-1])
+            prefix = flat.shape[1] - was[0] * was[1]
+            found = resample_abs_pos_embed(flat, list(wanted), list(was), num_prefix_tokens=prefix)
+            resampled[name] = found.reshape(*tensor.shape[:-2], *found.shape[1:])
+    return resampled
+
+
+def _grid(network: torch.nn.Module) -> tuple[int, int] | None:
+    """Rows and columns of a transformer's patches, each of which has a position; None: of anything else."""
+    for module in network.modules():
+        if getattr(module, "pos_embed", None) is not None and hasattr(module, "patch_embed"):
+            return tuple(module.patch_embed.grid_size)
+    return None
 
 
 def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -418,6 +419,19 @@ def test_trainings_that_differ_in_phase_2_alone_have_one_phase_1(tmp_path: Path)
     told = [(tmp_path / place / "descriptions/history.jsonl").read_text("utf-8")  # with the speed of each step
             for place in ("some/first", "some/second", "other/second", "some/third")]  # fmt: skip
     assert told[0] == told[1] and len(set(told)) == 3
+
+
+def test_the_furthest_phase_1_is_taken_over_without_what_is_being_written(tmp_path: Path) -> None:
+    data, cfg = animals(), configured("care")
+    methods.train(data, cfg, tmp_path / "z-whole", device="cpu")
+    whole = tmp_path / "z-whole/descriptions"
+    (tmp_path / "a-begun/descriptions").mkdir(parents=True)
+    shutil.copy(whole / "features.safetensors", tmp_path / "a-begun/descriptions")
+    (whole / "last.safetensors.part").symlink_to(tmp_path / "nowhere")  # gone by the time that it is looked for
+    (tmp_path / "new/descriptions").mkdir(parents=True)  # killed before it had seen a photo
+    methods.train(data, replace(cfg, triplet_margin=0.1), tmp_path / "new", device="cpu")
+    assert (tmp_path / "new/descriptions/history.jsonl").read_bytes() == (whole / "history.jsonl").read_bytes()
+    assert not list(tmp_path.glob("new/*.part")) and not list(tmp_path.glob("new/descriptions/*.part"))
 
 
 def _stop(step: int):

@@ -177,7 +177,7 @@ def test_the_lions_are_divided_as_the_paper_divides_them(shared, tmp_path):
         asks, answers = divided.protocol.queries, divided.protocol.gallery
         assert (len(asks), len(answers)) == (61, 85) and {parts[crop] for crop in (*asks, *answers)} == {"test"}
         assert {names[crop] for crop in asks} == {names[crop] for crop in answers} and not set(asks) & set(answers)
-        assert any("the split has the paper's sizes" in note for note in divided.notes)
+        assert any("the split has the published sizes" in note for note in divided.notes)
         assert benchmark.prepare(catalog, copy, "care").protocol == divided.protocol
         assert benchmark.standing(catalog, "LionData", "care").protocol == divided.protocol
         shipped = (benchmark.LISTS / "LionData.csv").read_text("utf-8")
@@ -364,6 +364,7 @@ def test_a_data_set_that_fails_is_told_and_others_go_on(cfg, monkeypatch):
     found = table.run(replace(cfg, datasets=("LionData",)))
     assert {row["failure"] for row in found["datasets"][0]["rows"]} == {"the disk is full"}
     assert table.lacks(found) == ["Failed (all cells): the disk is full"]
+    assert "from scratch" not in " ".join(table.remarks(found))  # nothing was begun
 
 
 def test_the_command_lists_what_is_done(finished, tmp_path, monkeypatch, capfd):

@@ -250,6 +250,34 @@ def test_another_size_resamples_positions_and_none_keeps_those_there_are(care, s
         assert (again["run"], again["new"]) == (model["run"], False)
 
 
+@pytest.mark.parametrize("method", ["vit", "kpe", "ckpe", "transreid", "adafreq"])
+def test_positions_of_a_rectangle_are_resampled_as_such(care, survey, method):
+    """Of 32 x 128 px: as many patches as a square of 64 px has lie otherwise, as those of 128 x 32 do."""
+    if method in ("kpe", "ckpe"):
+        with Catalog(survey) as catalog:
+            point_out(survey, sorted(catalog.names_of_crops()))
+    common = ["train", "--method", method, "--val", "0", "--epochs", "1", "--batch", "3x2", "--json"]
+    common += ["--learning-rate", "1e-9", "--set", "least_rate=0", "--set", "accumulate=1"]
+    overlaps = method in ("transreid", "adafreq")
+    own = ["--set", "stride=8"] if overlaps else ["--set", 'options={"img_size": [32, 128]}']
+    first = care(*common, "--name", "first", "--backbone", "test_vit", "--weights", "none", "--size", "32x128", *own)
+    assert first.code == 0, first.err
+    name = {"vit": "pos_embed", "adafreq": "pos_embed", "transreid": "trunk.pos_embed"}.get(method, "vit.pos_embed")
+    start = load_state(Path(first.json["models"][0]["file"]))
+
+    def grid(rows: int, columns: int) -> list[int]:
+        return [side // 8 - 1 if overlaps else side // 16 for side in (rows, columns)]
+
+    for size, sides in (("64", (64, 64)), ("128x32", (128, 32)), ("48", (48, 48))):
+        done = care(*common, "--weights", "first", "--size", size)
+        assert done.code == 0, done.err
+        found = load_state(Path(done.json["models"][0]["file"]))
+        for places in [name, *(["embeddings"] if method == "kpe" else [])]:
+            was = start[places].reshape(1, -1, start[places].shape[-1])
+            expected = resample_abs_pos_embed(was, grid(*sides), grid(32, 128), num_prefix_tokens=1)
+            torch.testing.assert_close(found[places].reshape(expected.shape), expected, rtol=0, atol=1e-4)
+
+
 def test_settings_are_read_as_what_they_are():
     texts = ["ema=0.999", "neck=true", "mean=[0.5, 0.5, 0.5]", "augmentation.crop=0.7", "optimizer=adamw", "clip=null"]
     assert overrides(texts) == {

@@ -11,8 +11,10 @@ from care_cli.evaluation.published import published
 PAPERS = ("care", "ckpe")
 METHODS = "methods"  # the comparison of methods whose table the CARE paper's text at hand does not hold
 PUBLIC_STOATS = "MetaWildStoat"  # its authors', beside the paper's own, which are not published
-OF_CARE = (name for name, about in published()["datasets"].items() if about.get("paper") == "care")
-CARE_SETS = (*OF_CARE, PUBLIC_STOATS)
+CARE_SETS = (
+    *(name for name, about in published()["datasets"].items() if about.get("paper") == "care"),
+    PUBLIC_STOATS,
+)
 CKPE_SETS = ("MacaqueFaces", "Giraffes", "IPanda50", "CTai")
 SWIN = "swin_base_patch4_window7_224"
 

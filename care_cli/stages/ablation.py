@@ -113,7 +113,7 @@ def table_rows(found: Mapping[str, Any]) -> list[dict]:
 
 def remarks(found: Mapping[str, Any]) -> list[str]:
     """What a reader of the table should know, a line each."""
-    lines = [f"{found['about'][0].upper()}{found['about'][1:]}. Per cent, ± half of a 95 % t-interval over seeds."]
+    lines = [f"{found['about'][0].upper()}{found['about'][1:]}. Per cent; {cell_words.spread(len(found['seeds']))}."]
     if any(row["published"] is not None for row in found["rows"]):
         paper, dataset = published.published()["papers"][found["published"]["paper"]], found["published"]["dataset"]
         lines.append(

@@ -237,6 +237,6 @@ def sizes(name: str, lines: Sequence[Line]) -> list[str]:
     if split is None:
         return [f"{said}; the paper's split is not published"]
     if all(here[part] == split[part] for part in here):
-        return [f"the split has the paper's sizes: {said}"]
+        return [f"the split has the published sizes: {said}"]
     paper = ", ".join(f"{part} {count[1]} of {count[0]}" for part, count in split.items())
-    return [f"THE SPLIT DIFFERS from the paper's sizes: {said}; there {paper}"]
+    return [f"THE SPLIT DIFFERS from the published sizes: {said}; there {paper}"]

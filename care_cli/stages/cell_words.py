@@ -66,7 +66,7 @@ def departures(found: Mapping[str, Any], rows: Sequence[Row], printed: Sequence[
     theirs = ", ".join(BEGINNINGS.get(size, size) for size in printed)
     for row in rows:
         who = row["method"] or row["variant"]
-        if row["method"] and not row["begun_from"]:
+        if row["training"] is not None and not row["begun_from"]:  # of a data set that failed nothing was begun
             said.append(f"{who} begins from scratch (--begin {who}=WEIGHTS)")
         elif row["begun_from"] and row["begun_from"] != row["begins"]:
             said.append(f"{who} begins from {row['begun_from']}")

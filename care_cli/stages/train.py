@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,12 +199,23 @@ class Training:
         return self._decoded(self.train, "decode")
 
     @functools.cached_property
-    def start(self) -> dict[str, torch.Tensor] | None:
+    def start(self) -> Mapping[str, torch.Tensor] | None:
         """The weights to begin from."""
         if self.spec is None:
             self.catalog.notice("No weights to begin from (--weights): the model learns from scratch.")
             return None
-        return load_state(registry.fetch(self.spec))
+        file = registry.fetch(self.spec)
+        if self.spec.family != "care":
+            return load_state(file)
+        import torch
+
+        from care_cli import encoders
+        from care_cli.training import methods
+
+        name, options = methods.architecture(self.cfg)
+        with torch.device("meta"):
+            new, old = encoders.build_backbone(name, **options), encoders.untrained(file)
+        return encoders.on_grid_of(new, old, load_state(file))
 
     @functools.cached_property
     def validate(self) -> Callable[[torch.nn.Module], dict[str, float]] | None:

@@ -187,7 +187,7 @@ def image_features(
     data_1 = replace(data, beside=None, scheme=None)
     identity = state.identity_of(settings, data_1, whole.state_dict(), accelerator.num_processes, None)
     if accelerator.is_main_process:
-        if not folder.exists():
+        if not (folder / FEATURES).exists():
             _take_over(folder, identity)
         folder.mkdir(parents=True, exist_ok=True)
         if state.read(folder / FEATURES, identity) is None:
@@ -197,14 +197,30 @@ def image_features(
 
 
 def _take_over(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Copy the same phase 1 of another training, if there is one in the folders beside this one's."""
-    for features in sorted(folder.parent.parent.glob(f"*/{PHASE_1}/{FEATURES}")):
-        if state.is_of(features, identity):
-            partial = folder.with_name(f"{folder.name}.part")
+    """Copy the same phase 1 of another training, the furthest, if there is one in the folders beside this one's.
+
+    That one may be at work: its history, copied last, is then longer than its checkpoint says, which does no harm.
+    """
+    beside = sorted(folder.parent.parent.glob(f"*/{PHASE_1}/{FEATURES}"))
+    same = [features.parent for features in beside if state.is_of(features, identity)]
+    partial = folder.with_name(f"{folder.name}.part")
+    try:
+        furthest = max(same, key=_length, default=None)
+        if furthest is not None:
             shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(features.parent, partial)
+            partial.mkdir(parents=True)
+            for name in (FEATURES, loop.LAST, loop.HISTORY, loop.CURVES):
+                if (furthest / name).exists():
+                    shutil.copyfile(furthest / name, partial / name)
             partial.rename(folder)
-            return
+    except OSError:  # no room, or the other one is gone: words are learned here
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _length(folder: Path) -> int:
+    """Bytes of the history of the training in a folder."""
+    history = folder / loop.HISTORY
+    return history.stat().st_size if history.exists() else 0
 
 
 def _seen(data: LabelledCrops, cfg: TrainConfig, whole: clip.Clip, place: torch.device) -> Tensor:
