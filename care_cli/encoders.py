@@ -300,31 +300,31 @@ def on_grid_of(
 ) -> Mapping[str, torch.Tensor]:
     """Weights of `old` whose positions, and whose keypoint embeddings of places, are resampled to the grid of `new`.
 
-    timm's own translation takes every grid that positions were learned on for a square one. Networks whose patches
-    have no positions of their own, and whatever is not as `old` has it, stay as they are.
+    timm's own translation takes every grid that positions were learned on for a square one. Networks without a grid of
+    patches, positions in a shape of their own, and whatever is not as `old` has it, are left to it.
     """
-    from timm.layers import resample_abs_pos_embed
+    from care_cli.keypoint_vit import resampled
 
     was, wanted = _grid(old), _grid(new)
     if None in (was, wanted) or was == wanted:
         return state
-    shapes, resampled = _shapes(old.state_dict()), dict(state)
+    shapes, moved = _shapes(old.state_dict()), dict(state)
     for name, tensor in state.items():
-        of_places = name == "embeddings" and getattr(old, "mode", "ckpe") != "ckpe"
-        if (of_places or name.rpartition(".")[2] == "pos_embed") and shapes.get(name) == tuple(tensor.shape):
-            flat = tensor.reshape(1, -1, tensor.shape[-1])
-            prefix = flat.shape[1] - was[0] * was[1]
-            found = resample_abs_pos_embed(flat, list(wanted), list(was), num_prefix_tokens=prefix)
-            resampled[name] = found.reshape(*tensor.shape[:-2], *found.shape[1:])
-    return resampled
+        of_places = name == "embeddings" and getattr(old, "mode", "ckpe") != "ckpe"  # (T, d)
+        of_positions = name.rpartition(".")[2] == "pos_embed" and tensor.ndim == 3  # (1, T, d)
+        if not (of_places or of_positions) or shapes.get(name) != tuple(tensor.shape):
+            continue
+        flat = tensor.flatten(0, -2)
+        prefix = len(flat) - was[0] * was[1]
+        if prefix >= 0:
+            moved[name] = resampled(flat, was, wanted, prefix).reshape(*tensor.shape[:-2], -1, tensor.shape[-1])
+    return moved
 
 
 def _grid(network: torch.nn.Module) -> tuple[int, int] | None:
-    """Rows and columns of a transformer's patches, each of which has a position; None: of anything else."""
-    for module in network.modules():
-        if getattr(module, "pos_embed", None) is not None and hasattr(module, "patch_embed"):
-            return tuple(module.patch_embed.grid_size)
-    return None
+    """Rows and columns of a transformer's patches; None: of anything else."""
+    grids = (getattr(getattr(module, "patch_embed", None), "grid_size", None) for module in network.modules())
+    return next((tuple(grid) for grid in grids if grid is not None), None)
 
 
 def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

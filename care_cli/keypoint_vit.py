@@ -7,7 +7,6 @@ exactly as it does alone. (CKPE paper, section 4; ALGORITHMS, section 3.)
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,16 +152,12 @@ def resampled(embeddings: Tensor, old: Grid, new: Grid, prefix: int) -> Tensor:
 
 
 def checkpoint_filter_fn(state: dict[str, Tensor], model: KeypointViT) -> dict[str, Tensor]:
-    """Weights as `model` has them, by timm's convention: older names, positions and places learned at another size."""
+    """Weights as `model` has them, by timm's convention: older names, positions learned at another size."""
     own, backbone = {}, {}
     for name, tensor in state.items():
         (backbone if name.startswith("vit.") else own)[name.removeprefix("vit.")] = tensor
     translate = getattr(sys.modules[type(model.vit).__module__], "checkpoint_filter_fn", None)
     backbone = translate(backbone, model.vit) if translate else backbone
-    places = own.get("embeddings")
-    if model.mode != "ckpe" and places is not None and len(places) != len(model.embeddings):
-        side = math.isqrt(len(places) - model.prefix)
-        own["embeddings"] = resampled(places, (side, side), model.grid, model.prefix)
     return own | {f"vit.{name}": tensor for name, tensor in backbone.items()}
 
 

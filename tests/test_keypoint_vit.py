@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -190,8 +191,6 @@ def test_several_points_in_a_patch_count_once_for_the_place_and_each_for_its_cat
 
 def test_places_are_resampled_for_a_photo_of_another_size_as_positions_are():
     """timm's own resampling of position embeddings, of a network that takes any size."""
-    import timm
-
     model = made("test_vit", {"img_size": 64, "dynamic_img_size": True}, mode="kpe")
     images = torch.zeros(1, 3, 96, 128)
     plain, marked = (entering(model, "norm_pre", images, one) for one in (None, points_of(SEEN)))
@@ -206,20 +205,41 @@ def test_places_are_resampled_for_a_photo_of_another_size_as_positions_are():
 
 @pytest.mark.parametrize("mode", ["ckpe", "kpe"])
 def test_weights_of_another_photo_size_are_resampled(mode):
-    """As timm resamples the position embeddings of the backbone."""
-    import timm
-
-    small, large = (made("vit_tiny_patch16_224", TINY | {"img_size": size}, mode=mode) for size in (64, 96))
+    """As timm resamples the position embeddings of the backbone, from the grid that they were learned on."""
+    sizes = ((64, 96), (96, 96))
+    small, large = (made("vit_tiny_patch16_224", TINY | {"img_size": size}, mode=mode) for size in sizes)
     torch.nn.init.normal_(small.embeddings)
-    encoders.load_weights(large, small.state_dict(), Path("small"))
+    weights = encoders.on_grid_of(large, small, small.state_dict())
+    encoders.load_weights(large, dict(weights), Path("small"))
     for ours, theirs in ((large.embeddings, small.embeddings), (large.vit.pos_embed[0], small.vit.pos_embed[0])):
         expected = theirs
         if len(theirs) != 3:
-            expected = timm.layers.resample_abs_pos_embed(theirs[None], [12, 12], [8, 8], num_prefix_tokens=1)[0]
+            expected = timm.layers.resample_abs_pos_embed(theirs[None], [12, 12], [8, 12], num_prefix_tokens=1)[0]
         torch.testing.assert_close(ours, expected)
     assert len(large.embeddings) == (3 if mode == "ckpe" else 1 + 12 * 12)
     with pytest.raises(CareError, match=r"lack vit\.cls_token"):
-        encoders.load_weights(large, {k: v for k, v in small.state_dict().items() if k != "vit.cls_token"}, Path("w"))
+        encoders.load_weights(large, {k: v for k, v in weights.items() if k != "vit.cls_token"}, Path("w"))
+
+
+def test_places_of_a_network_without_positions_are_resampled():
+    options = {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 1), "window_size": 2}
+    small, large = (
+        made("swin_tiny_patch4_window7_224", options | {"img_size": size}, mode="kpe") for size in ((16, 64), (32, 32))
+    )
+    found = encoders.on_grid_of(large, small, small.state_dict())["embeddings"]
+    expected = timm.layers.resample_abs_pos_embed(small.embeddings[None], [8, 8], [4, 16], num_prefix_tokens=0)[0]
+    torch.testing.assert_close(found, expected)
+    assert not torch.equal(found, small.embeddings)
+
+
+def test_positions_in_a_shape_of_their_own_are_left_to_timm():
+    small, large = (
+        timm.create_model("samvit_base_patch16", img_size=size, embed_dim=12, depth=1, num_heads=1, num_classes=0)
+        for size in (64, 96)
+    )
+    weights = small.state_dict()
+    assert weights["pos_embed"].ndim == 4
+    assert torch.equal(encoders.on_grid_of(large, small, weights)["pos_embed"], weights["pos_embed"])
 
 
 def test_what_is_learned_reaches_the_embeddings_that_were_used():

@@ -212,8 +212,10 @@ def _take_over(folder: Path, identity: Mapping[str, Any]) -> None:
             for name in (FEATURES, loop.LAST, loop.HISTORY, loop.CURVES):
                 if (furthest / name).exists():
                     shutil.copyfile(furthest / name, partial / name)
+            if folder.exists():
+                folder.rmdir()  # of a training that was killed before it had seen a photo
             partial.rename(folder)
-    except OSError:  # no room, or the other one is gone: words are learned here
+    except OSError:  # no room, the other one is gone, or something stands here: words are learned here
         shutil.rmtree(partial, ignore_errors=True)
 
 
